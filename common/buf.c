@@ -55,6 +55,7 @@ void buf_append_span(struct buf *buf, struct span span)
 
 void buf_printf(struct buf *buf, const char *format, ...)
 {
+    ASSERT(format != NULL);
     va_list args;
     va_start(args, format);
     int len = vsnprintf(NULL, 0, format, args);
