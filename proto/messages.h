@@ -34,7 +34,8 @@ typedef struct span field_list;
 #define RECORD(name)                 struct rec_##name {
 #define FIELD(kind, name)            field_##kind name;
 #define OPTIONAL(kind, name)         field_##kind name;
-#define END(name)                    char end_[0]; };
+/* The empty array stands for the members of a message without fields. */
+#define END(name)                    __extension__ char end_[0]; };
 #include "proto/messages.def"
 
 /* MSG_APPEND_REQ_TAG would need upper case; the tag of message x is TAG_x. */
@@ -81,11 +82,15 @@ void msg_pack(struct buf *out, const struct msg *msg);
  * can't be trusted, drop the rest. An unknown tag is skipped whole and returns ERR_NOTFOUND. */
 enum err msg_unpack(struct span *frame, struct msg *ret_msg) MUST_CHECK;
 
-/* Records: rec_pack_x appends one; rec_next_x takes the next off *list (ERR_NOTFOUND at its end). */
+/* Records: rec_pack_x appends one; rec_next_x takes the next off *list (ERR_NOTFOUND at its end); print
+ * and random as msg_print and msg_random below. */
 #define MESSAGE(name, tag, from, to)
 #define RECORD(name)                                                                               \
     void rec_pack_##name(struct buf *out, const struct rec_##name *r);                             \
-    enum err rec_next_##name(struct span *list, struct rec_##name *ret_record) MUST_CHECK;
+    enum err rec_next_##name(struct span *list, struct rec_##name *ret_record) MUST_CHECK;         \
+    void rec_print_##name(struct buf *out, const struct rec_##name *r);                            \
+    void rec_random_##name(struct rec_##name *ret_record, uint64_t (*next)(void *),                \
+                           void *next_ctx, struct span bytes);
 #define FIELD(kind, name)
 #define OPTIONAL(kind, name)
 #define END(name)
@@ -96,7 +101,7 @@ const char *msg_name(enum msg_tag tag);
 /* One readable line, for traces: append_req req_id=4 flags=0 .... */
 void msg_print(struct buf *out, const struct msg *msg);
 /* Fills a message of this tag with arbitrary but valid values, for tests: `next` yields numbers,
- * `bytes` is what views point into (at least 256 bytes). */
+ * `bytes` is what views point into (at least 256 bytes). A `list` is such a view too, not valid records. */
 void msg_random(struct msg *ret_msg, enum msg_tag tag, uint64_t (*next)(void *), void *next_ctx,
                 struct span bytes);
 /* All tags, ascending. */
