@@ -16,8 +16,8 @@ struct cache_stats {
 struct cache *cache_new(uint64_t bytes_max, uint64_t hash_seed);
 void cache_free(struct cache *cache);
 
-/* The block's bytes as far as known, valid until the next cache_put or cache_extend; ptr NULL on a miss. `need`: bytes of the block
- * that must be known for a hit. Counts hits and misses. */
+/* The block's bytes as far as known, valid until the next cache_put, cache_extend or cache_drop; ptr NULL on a
+ * miss. `need`: bytes of the block that must be known for a hit. Counts hits and misses. */
 struct span cache_get(struct cache *cache, uint64_t segment, uint64_t block, uint32_t need);
 /* Stores the first `len` bytes of a block (a copy); a shorter known prefix is replaced, a longer one kept. */
 void cache_put(struct cache *cache, uint64_t segment, uint64_t block, const void *bytes, uint32_t len);
