@@ -1,5 +1,6 @@
-/* Configuration: one checked struct from defaults, file (YAML or JSON, libcyaml), environment
- * (SIERRADB_<SECTION>_<KEY>) and command line, in that order, later ones win (WIRE.md, configuration).
+/* Configuration: one checked struct from defaults, file (YAML or JSON), environment
+ * (SIERRADB_<SECTION>_<KEY>) and command line, in that order, later ones win (WIRE.md, configuration). An entry
+ * of the file's `nodes`, picked by node.index in config_finish, stands between the file and the environment.
  *
  * Every key is one row of config.def: its section and name, type, default, bounds, and the sentence
  * that `sierradb --help-config` prints. An unknown key, a wrong type or a value out of range is an error
@@ -10,13 +11,16 @@
 #include "common/err.h"
 #include "common/log.h"
 
+struct config_memory;
+
 struct config {
+    struct config_memory *memory;         /* config.c: where values came from, overrides not yet applied */
     char *dir;                            /* absolute */
     char *run_dir;                        /* absolute; default <dir>/run */
     char *log_level;
 
     struct { bool strict_versioning; uint64_t max_event_bytes, max_transaction_bytes; } append;
-    struct { uint32_t count; uint32_t *ids; unsigned ids_count; } bucket;
+    struct { uint32_t count; uint32_t *ids; unsigned ids_count; } bucket; /* ids_count 0: all */
     struct { uint64_t capacity_bytes, index_capacity_bytes; } cache;
     struct { uint64_t interval_ms, timeout_ms; } heartbeat;
     struct {
@@ -33,7 +37,7 @@ struct config {
         uint64_t bucket_queue_bytes;      /* waiting in netd for one bucket, then clients aren't read; default 16 MiB */
     } network;
     struct { uint32_t count, index; } node;
-    struct { uint32_t count; uint32_t *ids; unsigned ids_count; } partition;
+    struct { uint32_t count; uint32_t *ids; unsigned ids_count; } partition; /* ids_count 0: all */
     struct { uint32_t factor; uint64_t buffer_size, buffer_timeout_ms, catchup_timeout_ms; } replication;
     struct { uint64_t size_bytes; bool compression; } segment;
     struct { uint64_t interval_ms, max_batch_size, min_bytes; } sync;

@@ -1,0 +1,307 @@
+/* Configuration: defaults, every kind of error with its place, precedence, the round trip to the children. */
+#include <check.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "common/config.h"
+#include "common/limits.h"
+
+static struct config config;
+static struct buf error;
+
+static void setup(void)
+{
+    config_init(&config);
+}
+
+static void teardown(void)
+{
+    config_release(&config);
+    buf_release(&error);
+}
+
+static enum err parse(const char *text)
+{
+    return config_parse(&config, span_str(text), "f.yaml", &error);
+}
+
+/* The error of the last call, whole. */
+static void check_error(const char *text)
+{
+    buf_append_zeros(&error, 1);
+    ck_assert_str_eq((char *)error.ptr, text);
+}
+
+static void check_parse_error(const char *text, const char *expected)
+{
+    ck_assert_int_eq(parse(text), ERR_CONFIG);
+    check_error(expected);
+}
+
+static void check_finish_error(const char *text, const char *expected)
+{
+    ck_assert_int_eq(parse(text), ERR_OK);
+    ck_assert_int_eq(config_finish(&config, &error), ERR_CONFIG);
+    check_error(expected);
+}
+
+START_TEST(defaults_are_those_of_the_documentation)
+{
+    ck_assert_int_eq(config_finish(&config, &error), ERR_OK);
+    ck_assert_uint_eq(config.bucket.count, 4);
+    ck_assert_uint_eq(config.bucket.ids_count, 0);
+    ck_assert_uint_eq(config.partition.count, 32);
+    ck_assert_str_eq(config.network.client_address, "0.0.0.0:9090");
+    ck_assert_uint_eq(config.cache.capacity_bytes, 256 << 20);
+    ck_assert_uint_eq(config.segment.size_bytes, 256 << 20);
+    ck_assert_uint_eq(config.append.max_event_bytes, EVENT_BYTES_DEFAULT);
+    ck_assert_uint_eq(config.append.max_transaction_bytes, TRANSACTION_BYTES_DEFAULT);
+    ck_assert_uint_eq(config.network.bucket_inflight_bytes, APPEND_BATCH_BYTES);
+    ck_assert_uint_eq(config.network.reply_bytes, 8 << 20);
+    ck_assert_uint_eq(config.replication.factor, 1);
+    ck_assert(config.append.strict_versioning);
+    ck_assert(!config.network.mdns);
+    ck_assert_uint_eq(config.heartbeat.timeout_ms, 6000);
+    ck_assert_uint_eq(config.sync.interval_ms, 5);
+    ck_assert_uint_eq(config.replication.catchup_timeout_ms, 2000);
+    ck_assert_int_eq(config.dir[0], '/');
+    char run[4096];
+    snprintf(run, sizeof run, "%s/run", config.dir);
+    ck_assert_str_eq(config.run_dir, run);
+}
+END_TEST
+
+START_TEST(yaml_and_json_are_read)
+{
+    ck_assert_int_eq(parse("# comment\ndir: /x/y\nbucket:\n  count: 8\n  ids: [0, 3]\n"
+                           "segment: {size_bytes: 1MiB, compression: no}\n"), ERR_OK);
+    ck_assert_int_eq(parse("{\"network\": {\"client_address\": \"127.0.0.1:1\",\n\t"
+                           "\"max_clients\": 7, \"default_protocol\": 2, \"password\": \"a\\\"b\"}}"),
+                     ERR_OK);
+    ck_assert_str_eq(config.dir, "/x/y");
+    ck_assert_uint_eq(config.bucket.count, 8);
+    ck_assert_uint_eq(config.bucket.ids_count, 2);
+    ck_assert_uint_eq(config.bucket.ids[1], 3);
+    ck_assert_uint_eq(config.segment.size_bytes, 1 << 20);
+    ck_assert(!config.segment.compression);
+    ck_assert_uint_eq(config.network.max_clients, 7);
+    ck_assert_str_eq(config.network.default_protocol, "2");
+    ck_assert_str_eq(config.network.password, "a\"b");
+    ck_assert_int_eq(parse(""), ERR_OK);
+    ck_assert_int_eq(parse("# nothing\n"), ERR_OK);
+    ck_assert_int_eq(parse("---\n"), ERR_OK);
+}
+END_TEST
+
+START_TEST(byte_sizes_take_suffixes)
+{
+    static const struct { const char *text; uint64_t bytes; } cases[] = {
+        {"131072", 131072}, {"128k", 131072}, {"128K", 131072}, {"256KiB", 262144}, {"1M", 1 << 20},
+        {"2MB", 2 << 20}, {"1G", 1 << 30}, {"300000B", 300000}, {"10GiB", 10ull << 30},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        ck_assert_int_eq(config_set(&config, "segment.size_bytes", cases[i].text, "-x", &error), ERR_OK);
+        ck_assert_uint_eq(config.segment.size_bytes, cases[i].bytes);
+    }
+    static const char *const wrong[] = {"", "k", "1x", "1kk", "1 k", "-1", "1.5M", "0x10", "99999999999999999999",
+                                        "18446744073709551615T", "11GiB", "1iB", "131071"};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
+        ck_assert_int_eq(config_set(&config, "segment.size_bytes", wrong[i], "-x", &error), ERR_CONFIG);
+    ck_assert_uint_eq(config.segment.size_bytes, 10ull << 30);
+}
+END_TEST
+
+static const struct { const char *text, *error; } parse_errors[] = {
+    {"bucket:\n  size: 3\n", "f.yaml:2: bucket.size: unknown key; expected one of count, ids\n"},
+    {"\n\nsegment:\n  size_bytes: big\n", "f.yaml:4: segment.size_bytes: expected a number of bytes from 131072 to 10737418240 (64k, 256MiB, 2G are fine too), got 'big'\n"},
+    {"bucket:\n  count: 0\n", "f.yaml:2: bucket.count: expected a number from 1 to 1024, got '0'\n"},
+    {"bucket:\n  count: 1025\n", "f.yaml:2: bucket.count: expected a number from 1 to 1024, got '1025'\n"},
+    {"bucket:\n  count: \"4\"\n", "f.yaml:2: bucket.count: expected a number from 1 to 1024, got a string\n"},
+    {"bucket:\n  count: 99999999999999999999\n", "f.yaml:2: bucket.count: expected a number from 1 to 1024, got '99999999999999999999'\n"},
+    {"bucket:\n  count: [1]\n", "f.yaml:2: bucket.count: expected a number from 1 to 1024, got a list\n"},
+    {"bucket:\n  count:\n", "f.yaml:2: bucket.count: expected a number from 1 to 1024, got nothing\n"},
+    {"bucket: 4\n", "f.yaml:1: bucket: expected a section with keys, got a value\n"},
+    {"bucket:\n  ids: [0, x]\n", "f.yaml:2: bucket.ids: expected numbers, got 'x'\n"},
+    {"bucket:\n  ids: [1, 1]\n", "f.yaml:2: bucket.ids: expected all, or a list of different numbers from 0 to 1023, got '1,1'\n"},
+    {"bucket:\n  ids: []\n", "f.yaml:2: bucket.ids: expected all, or a list of different numbers from 0 to 1023, got ''\n"},
+    {"append:\n  strict_versioning: maybe\n", "f.yaml:2: append.strict_versioning: expected true or false, got 'maybe'\n"},
+    {"network:\n  client_address: localhost\n", "f.yaml:2: network.client_address: expected IP:PORT, as in 127.0.0.1:9090 or [::1]:9090, got 'localhost'\n"},
+    {"network:\n  client_address: 1.2.3.4:70000\n", "f.yaml:2: network.client_address: expected IP:PORT, as in 127.0.0.1:9090 or [::1]:9090, got '1.2.3.4:70000'\n"},
+    {"network:\n  default_protocol: 4\n", "f.yaml:2: network.default_protocol: expected auto, 2 or 3, got '4'\n"},
+    {"log_level: loud\n", "f.yaml:1: log_level: expected debug, info, warn or error, got 'loud'\n"},
+    {"dir: ~\n", "f.yaml:1: dir: expected a path in UTF-8 without control characters, got nothing\n"},
+    {"dir: {a: b}\n", "f.yaml:1: dir: expected a path in UTF-8 without control characters, got a section\n"},
+    {"dir: \"a\\nb\"\n", "f.yaml:1: dir: expected a path in UTF-8 without control characters, got 'a\nb'\n"},
+    {"dir: \"a\\0b\"\n", "f.yaml:1: dir: expected a path in UTF-8 without control characters, got text with a NUL byte\n"},
+    {"dir: a\ndir: b\n", "f.yaml:2: dir: expected a path in UTF-8 without control characters, got it a second time\n"},
+    {"- a\n", "f.yaml:1: expected sections with keys, got a list\n"},
+    {"just text\n", "f.yaml:1: expected sections with keys, got a value\n"},
+    {"dir: a\n---\ndir: b\n", "f.yaml:2: expected one document, got a second one\n"},
+    {"dir: &x a\nrun_dir: *x\n", "f.yaml:2: expected plain values, got an alias (*x)\n"},
+    {"? [a]\n: b\n", "f.yaml:1: expected a key, got a list\n"},
+    {"bucket:\n  count: 4\n bad: 1\n", "f.yaml:3: not YAML or JSON: did not find expected key\n"},
+    {"{\"dir\": \"x\"", "f.yaml:2: not YAML or JSON: did not find expected ',' or '}'\n"},
+    {"dir: \x01\n", "f.yaml:1: not YAML or JSON: control characters are not allowed\n"},
+    {"nodes: 3\n", "f.yaml:1: nodes: expected a list of entries, one for each node, got a value\n"},
+    {"nodes: [x]\n", "f.yaml:1: nodes[0]: expected sections with keys, got a value\n"},
+    {"nodes:\n- dir: a\n- bucket:\n    count: x\n", "f.yaml:4: nodes[1]: bucket.count: expected a number from 1 to 1024, got 'x'\n"},
+    {"nodes:\n- nodes: []\n", "f.yaml:2: nodes[0]: nodes: unknown key; expected one of dir, run_dir, log_level, append, bucket, cache, heartbeat, network, node, partition, replication, segment, sync, threads, supervisor, nodes\n"},
+};
+
+START_TEST(parse_errors_name_line_key_and_expectation)
+{
+    check_parse_error(parse_errors[_i].text, parse_errors[_i].error);
+}
+END_TEST
+
+static const struct { const char *text, *error; } finish_errors[] = {
+    {"bucket: {count: 6}", "bucket.count: expected a power of two, got 6\n"},
+    {"bucket: {count: 64}", "bucket.count: expected at most partition.count (32), got 64\n"},
+    {"bucket: {ids: [0, 4]}", "bucket.ids: expected numbers less than bucket.count (4), got 4\n"},
+    {"partition: {ids: [0, 4]}", "partition.ids: expected all of the 32 partitions, each once, got 2\n"},
+    {"heartbeat: {timeout_ms: 1000}", "heartbeat.timeout_ms: expected more than heartbeat.interval_ms (1000), got 1000\n"},
+    {"node: {count: 2}", "node.index: needed where node.count is above 1 (it is 2): give --node-index or set it in the file\n"},
+    {"node: {count: 2, index: 2}", "node.index: expected less than node.count (2), got 2\n"},
+    {"node: {count: 2, index: 1}\nnetwork: {cluster_enabled: false}", "network.cluster_enabled: expected true where node.count is above 1 (it is 2), got false\n"},
+    {"replication: {factor: 2}", "replication.factor: expected at most node.count (1), got 2\n"},
+    {"node: {count: 40, index: 1}", "partition.count: expected at least node.count (40), got 32\n"},
+    {"segment: {size_bytes: 1MiB}\nappend: {max_event_bytes: 512k}", "append.max_event_bytes: expected at most a quarter of segment.size_bytes (262144), got 524288\n"},
+    {"append: {max_transaction_bytes: 1MiB}", "append.max_transaction_bytes: expected at least append.max_event_bytes (8388608), got 1048576\n"},
+    {"dir: \"\"", "dir: expected a path, got nothing\n"},
+};
+
+START_TEST(relations_between_keys_are_checked)
+{
+    check_finish_error(finish_errors[_i].text, finish_errors[_i].error);
+}
+END_TEST
+
+START_TEST(small_segments_lower_the_default_limits)
+{
+    ck_assert_int_eq(parse("segment: {size_bytes: 128k}"), ERR_OK);
+    ck_assert_int_eq(config_finish(&config, &error), ERR_OK);
+    ck_assert_uint_eq(config.append.max_event_bytes, 32768);
+    ck_assert_uint_eq(config.append.max_transaction_bytes, 32768);
+}
+END_TEST
+
+START_TEST(environment_sets_keys)
+{
+    char *env[] = {"HOME=/", "SIERRADB_BUCKET_COUNT=16", "SIERRADB_SEGMENT__SIZE_BYTES=1MiB", "SIERRADB_DIR=/d",
+                   "SIERRADB_BUCKET_IDS=0-2,5", "SIERRADB_SERVICE_HOST=10.0.0.1", "SIERRADB_PORT=tcp://10.0.0.1:9090",
+                   "SIERRADB_PORT_9090_TCP_ADDR=10.0.0.1", "SIERRADB_MAIN_SERVICE_PORT=9", NULL};
+    ck_assert_int_eq(config_load_env(&config, env, &error), ERR_OK);
+    ck_assert_uint_eq(config.bucket.count, 16);
+    ck_assert_uint_eq(config.segment.size_bytes, 1 << 20);
+    ck_assert_str_eq(config.dir, "/d");
+    ck_assert_uint_eq(config.bucket.ids_count, 4);
+    ck_assert_uint_eq(config.bucket.ids[3], 5);
+    char *wrong[] = {"SIERRADB_BUCKET_COUNT=many", NULL};
+    ck_assert_int_eq(config_load_env(&config, wrong, &error), ERR_CONFIG);
+    check_error("environment variable SIERRADB_BUCKET_COUNT: bucket.count: expected a number from 1 to 1024, got 'many'\n");
+    buf_clear(&error, 0);
+    char *unknown[] = {"SIERRADB_BUCKET_SIZE=4", NULL};
+    ck_assert_int_eq(config_load_env(&config, unknown, &error), ERR_CONFIG);
+    check_error("environment variable SIERRADB_BUCKET_SIZE: unknown key; `sierradb --help-config` lists all keys\n");
+}
+END_TEST
+
+START_TEST(command_line_names_its_option)
+{
+    ck_assert_int_eq(config_set(&config, "network.client_address", "x", "--client-address", &error), ERR_CONFIG);
+    check_error("--client-address: network.client_address: expected IP:PORT, as in 127.0.0.1:9090 or [::1]:9090, got 'x'\n");
+    buf_clear(&error, 0);
+    ck_assert_int_eq(config_set(&config, "nothing.here", "x", "-o", &error), ERR_CONFIG);
+    check_error("-o: nothing.here: unknown key; `sierradb --help-config` lists all keys\n");
+    ck_assert_int_eq(config_set(&config, "network.client_address", "[::1]:9090", "-c", &error), ERR_OK);
+}
+END_TEST
+
+START_TEST(a_nodes_entry_stands_between_file_and_environment)
+{
+    ck_assert_int_eq(parse("nodes:\n- dir: /n0\n- dir: /n1\n  bucket: {count: 2}\n  cache: {capacity_bytes: 1M}\n"
+                           "cache: {capacity_bytes: 2M}\nbucket: {count: 1}\n"), ERR_OK);
+    char *env[] = {"SIERRADB_BUCKET_COUNT=8", "SIERRADB_NODE_INDEX=1", NULL};
+    ck_assert_int_eq(config_load_env(&config, env, &error), ERR_OK);
+    ck_assert_int_eq(config_finish(&config, &error), ERR_OK);
+    ck_assert_uint_eq(config.node.count, 2);
+    ck_assert_str_eq(config.dir, "/n1");
+    ck_assert_uint_eq(config.cache.capacity_bytes, 1 << 20);
+    ck_assert_uint_eq(config.bucket.count, 8);
+    ck_assert_uint_eq(config.replication.factor, 2);
+}
+END_TEST
+
+START_TEST(printed_configuration_reads_back_equal)
+{
+    ck_assert_int_eq(parse("dir: '/a \"b\\ ü: #'\nbucket: {ids: [3, 0]}\nnetwork: {password: '  *x '}\nlog_level: warn\n"), ERR_OK);
+    ck_assert_int_eq(config_finish(&config, &error), ERR_OK);
+    struct buf first = {0}, second = {0};
+    config_print(&config, &first);
+    struct config child;
+    config_init(&child);
+    ck_assert_int_eq(config_parse(&child, buf_span(&first), "config", &error), ERR_OK);
+    ck_assert_int_eq(config_finish(&child, &error), ERR_OK);
+    config_print(&child, &second);
+    ck_assert(span_equal(buf_span(&first), buf_span(&second)));
+    ck_assert_str_eq(child.dir, "/a \"b\\ ü: #");
+    ck_assert_str_eq(child.network.password, "  *x ");
+    config_release(&child);
+    buf_release(&first);
+    buf_release(&second);
+}
+END_TEST
+
+START_TEST(files_that_cannot_be_read_are_named)
+{
+    ck_assert_int_eq(config_load_file(&config, "/nonexistent/x.yaml", &error), ERR_CONFIG);
+    check_error("/nonexistent/x.yaml: No such file or directory\n");
+    buf_clear(&error, 0);
+    ck_assert_int_eq(config_load_file(&config, "/", &error), ERR_CONFIG);
+    check_error("/: Is a directory\n");
+}
+END_TEST
+
+START_TEST(every_key_is_in_the_help)
+{
+    struct buf help = {0}, all = {0};
+    config_print_help(&help);
+    config_print(&config, &all);
+    size_t help_lines = 0, keys = 0;
+    for (size_t i = 0; i < help.len; i++)
+        help_lines += help.ptr[i] == '\n';
+    for (size_t i = 0; i + 1 < all.len; i++)
+        keys += all.ptr[i] == ':' && all.ptr[i + 1] == ' ';
+    ck_assert_uint_eq(help_lines, keys + 1);
+    buf_release(&help);
+    buf_release(&all);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("config");
+    TCase *tcase = tcase_create("config");
+    tcase_add_checked_fixture(tcase, setup, teardown);
+    tcase_add_test(tcase, defaults_are_those_of_the_documentation);
+    tcase_add_test(tcase, yaml_and_json_are_read);
+    tcase_add_test(tcase, byte_sizes_take_suffixes);
+    tcase_add_loop_test(tcase, parse_errors_name_line_key_and_expectation, 0,
+                        sizeof parse_errors / sizeof *parse_errors);
+    tcase_add_loop_test(tcase, relations_between_keys_are_checked, 0,
+                        sizeof finish_errors / sizeof *finish_errors);
+    tcase_add_test(tcase, small_segments_lower_the_default_limits);
+    tcase_add_test(tcase, environment_sets_keys);
+    tcase_add_test(tcase, command_line_names_its_option);
+    tcase_add_test(tcase, a_nodes_entry_stands_between_file_and_environment);
+    tcase_add_test(tcase, printed_configuration_reads_back_equal);
+    tcase_add_test(tcase, files_that_cannot_be_read_are_named);
+    tcase_add_test(tcase, every_key_is_in_the_help);
+    suite_add_tcase(suite, tcase);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
