@@ -31,6 +31,7 @@ uint32_t index_memory_partition_position(const struct index_memory *memory, uint
 /* What the writer walks: all views live as long as the index doesn't change. Events in log order, streams and
  * partitions in the order of their first events. */
 struct index_memory_stream {
+    uint32_t slot;
     uint32_t partition;
     struct uuid partition_key;
     struct span name;
@@ -49,7 +50,9 @@ uint32_t index_memory_events(const struct index_memory *memory);
 uint32_t index_memory_streams(const struct index_memory *memory);
 uint32_t index_memory_partitions(const struct index_memory *memory);
 struct uuid index_memory_event(const struct index_memory *memory, uint32_t i, uint32_t *ret_position);
-struct index_memory_stream index_memory_stream(const struct index_memory *memory, uint32_t i);
+struct index_memory_stream index_memory_stream(const struct index_memory *memory, uint32_t slot);
+/* Goes on to the next stream, from a zeroed one to the first; false after the last. */
+bool index_memory_next_stream(const struct index_memory *memory, struct index_memory_stream *stream);
 struct index_memory_partition index_memory_partition(const struct index_memory *memory, uint32_t i);
 
 /* --- index_file_read.c, index_file_check.c --- */

@@ -17,19 +17,23 @@ _Static_assert(sizeof(struct event_record) == 24, "one for each event");
 #define INLINE_POSITIONS 2u
 #define LIST_MIN         4u
 
+/* Followed by the name, padded to STREAM_UNIT. A stream's slot is its place in units, so that finding one costs one
+ * cache miss for the table and one for the record with its name. */
 struct stream_record {
+    uint32_t count;     /* never 0: a zero says that the rest of a chunk is unused */
+    uint16_t partition; /* slot */
+    uint8_t name_len;
+    uint8_t reserved;
     struct uuid partition_key;
     uint64_t first_version;
     union {
         uint32_t few[INLINE_POSITIONS]; /* count <= INLINE_POSITIONS */
         uint32_t *many;                 /* room for the next power of two, at least LIST_MIN */
     } positions;
-    uint32_t count;
-    uint32_t name;      /* in names: one byte of length, then the bytes */
-    uint32_t partition; /* slot */
-    uint32_t tag;       /* in stream_table */
 };
-_Static_assert(sizeof(struct stream_record) == 48, "one for each stream");
+_Static_assert(sizeof(struct stream_record) == 40, "one for each stream");
+
+#define STREAM_UNIT 8u
 
 struct partition_record {
     uint64_t first_seq;
@@ -39,13 +43,13 @@ struct partition_record {
     uint32_t partition;
 };
 
-/* Names are kept in units of two bytes, so that 32 bits can number all that a segment can hold. */
-#define NAME_UNIT 2u
-#define NO_SLOT   UINT32_MAX
+#define NO_SLOT UINT32_MAX
 
 struct index_memory {
     uint64_t seed;
-    struct chunked events, streams, names;
+    struct chunked events;  /* of event_record */
+    struct chunked streams; /* of STREAM_UNIT */
+    uint32_t stream_count;
     struct table event_table, stream_table;
     struct partition_record *partitions;
     uint32_t partition_count, partition_cap;
@@ -64,7 +68,8 @@ static uint32_t make_partition(struct index_memory *memory, uint32_t partition, 
 static void stream_push(struct index_memory *memory, struct stream_record *stream, uint32_t position);
 static void stream_pop(struct index_memory *memory, struct stream_record *stream);
 static void partition_push(struct index_memory *memory, struct partition_record *partition, uint32_t position);
-static struct span stream_name(const struct index_memory *memory, const struct stream_record *stream);
+static struct span stream_name(const struct stream_record *stream);
+static uint32_t stream_units(size_t name_len);
 static const uint32_t *stream_positions(const struct stream_record *stream);
 
 static struct event_record *event_at(const struct index_memory *memory, uint32_t i)
@@ -83,8 +88,7 @@ struct index_memory *index_memory_new(uint64_t hash_seed)
     ASSERT(memory != NULL);
     memory->seed = hash_seed;
     memory->events.item_bytes = sizeof(struct event_record);
-    memory->streams.item_bytes = sizeof(struct stream_record);
-    memory->names.item_bytes = NAME_UNIT;
+    memory->streams.item_bytes = STREAM_UNIT;
     table_init(&memory->event_table, TABLE_BITS_MIN);
     table_init(&memory->stream_table, TABLE_BITS_MIN);
     return memory;
@@ -92,9 +96,10 @@ struct index_memory *index_memory_new(uint64_t hash_seed)
 
 void index_memory_free(struct index_memory *memory)
 {
-    for (uint32_t i = 0; i < memory->streams.count; i++) {
-        if (stream_at(memory, i)->count > INLINE_POSITIONS)
-            free(stream_at(memory, i)->positions.many);
+    struct index_memory_stream stream = {0};
+    while (index_memory_next_stream(memory, &stream)) {
+        if (stream.count > INLINE_POSITIONS)
+            free(stream_at(memory, stream.slot)->positions.many);
     }
     for (uint32_t i = 0; i < memory->partition_count; i++)
         free(memory->partitions[i].positions);
@@ -104,7 +109,6 @@ void index_memory_free(struct index_memory *memory)
     free(memory->stream_table.cells);
     chunked_release(&memory->events);
     chunked_release(&memory->streams);
-    chunked_release(&memory->names);
     free(memory);
 }
 
@@ -116,6 +120,7 @@ void index_memory_add(struct index_memory *memory, const struct index_event *eve
     /* Both tables are larger than the processor's caches: let the two waits overlap. */
     uint32_t event_tag = table_tag(hash_event(memory, &event->event_id));
     uint32_t stream_tag = table_tag(hash_stream(memory, event->partition, event->stream));
+    __builtin_prefetch(&memory->stream_table.cells[table_home(&memory->stream_table, stream_tag)]);
     __builtin_prefetch(&memory->event_table.cells[table_home(&memory->event_table, event_tag)], 1);
 
     uint32_t partition_slot = find_partition(memory, event->partition);
@@ -150,10 +155,11 @@ void index_memory_pop(struct index_memory *memory)
     partition->count--;
     stream_pop(memory, stream);
     if (stream->count == 0) {
-        ASSERT(event->stream == memory->streams.count - 1);
-        table_remove(&memory->stream_table, stream->tag, event->stream);
-        chunked_truncate(&memory->names, stream->name);
+        struct span name = stream_name(stream);
+        ASSERT(event->stream + stream_units(name.len) <= memory->streams.count);
+        table_remove(&memory->stream_table, table_tag(hash_stream(memory, partition->partition, name)), event->stream);
         chunked_truncate(&memory->streams, event->stream);
+        memory->stream_count--;
     }
     if (partition->count == 0) {
         ASSERT(partition == &memory->partitions[memory->partition_count - 1]);
@@ -168,7 +174,7 @@ void index_memory_pop(struct index_memory *memory)
 size_t index_memory_bytes(const struct index_memory *memory)
 {
     return sizeof *memory + chunked_bytes(&memory->events) + chunked_bytes(&memory->streams) +
-           chunked_bytes(&memory->names) + table_bytes(&memory->event_table) + table_bytes(&memory->stream_table) +
+           table_bytes(&memory->event_table) + table_bytes(&memory->stream_table) +
            memory->partition_cap * sizeof *memory->partitions +
            memory->partition_slot_cap * sizeof *memory->partition_slots + memory->list_bytes;
 }
@@ -240,7 +246,7 @@ uint32_t index_memory_events(const struct index_memory *memory)
 
 uint32_t index_memory_streams(const struct index_memory *memory)
 {
-    return memory->streams.count;
+    return memory->stream_count;
 }
 
 uint32_t index_memory_partitions(const struct index_memory *memory)
@@ -255,13 +261,25 @@ struct uuid index_memory_event(const struct index_memory *memory, uint32_t i, ui
     return event->id;
 }
 
-struct index_memory_stream index_memory_stream(const struct index_memory *memory, uint32_t i)
+bool index_memory_next_stream(const struct index_memory *memory, struct index_memory_stream *stream)
 {
-    const struct stream_record *stream = stream_at(memory, i);
+    uint32_t slot = stream->count == 0 ? 0 : stream->slot + stream_units(stream->name.len);
+    if (slot < memory->streams.count && stream_at(memory, slot)->count == 0)
+        slot += CHUNK_ITEMS - slot % CHUNK_ITEMS;
+    if (slot >= memory->streams.count)
+        return false;
+    *stream = index_memory_stream(memory, slot);
+    return true;
+}
+
+struct index_memory_stream index_memory_stream(const struct index_memory *memory, uint32_t slot)
+{
+    const struct stream_record *stream = stream_at(memory, slot);
     return (struct index_memory_stream){
+        .slot = slot,
         .partition = memory->partitions[stream->partition].partition,
         .partition_key = stream->partition_key,
-        .name = stream_name(memory, stream),
+        .name = stream_name(stream),
         .first_version = stream->first_version,
         .positions = stream_positions(stream),
         .count = stream->count,
@@ -287,10 +305,14 @@ static uint64_t hash_stream(const struct index_memory *memory, uint32_t partitio
     return XXH3_64bits_withSeed(name.ptr, name.len, memory->seed + 0x9e3779b97f4a7c15u * (partition + 1ull));
 }
 
-static struct span stream_name(const struct index_memory *memory, const struct stream_record *stream)
+static struct span stream_name(const struct stream_record *stream)
 {
-    const uint8_t *at = chunked_at(&memory->names, stream->name);
-    return span_of(at + 1, at[0]);
+    return span_of(stream + 1, stream->name_len);
+}
+
+static uint32_t stream_units(size_t name_len)
+{
+    return (uint32_t)(sizeof(struct stream_record) + name_len + STREAM_UNIT - 1) / STREAM_UNIT;
 }
 
 static uint32_t find_stream(const struct index_memory *memory, uint32_t tag, uint32_t partition, struct span name)
@@ -302,7 +324,7 @@ static uint32_t find_stream(const struct index_memory *memory, uint32_t tag, uin
         uint32_t slot = table->cells[cell].item - 1;
         const struct stream_record *stream = stream_at(memory, slot);
         if (memory->partitions[stream->partition].partition == partition &&
-            span_equal(stream_name(memory, stream), name))
+            span_equal(stream_name(stream), name))
             return slot;
     }
     return NO_SLOT;
@@ -311,21 +333,18 @@ static uint32_t find_stream(const struct index_memory *memory, uint32_t tag, uin
 static uint32_t make_stream(struct index_memory *memory, uint32_t tag, uint32_t partition_slot,
                             const struct index_event *event)
 {
-    uint32_t units = (uint32_t)(1 + event->stream.len + NAME_UNIT - 1) / NAME_UNIT;
-    uint8_t *name = chunked_push(&memory->names, units);
-    name[0] = (uint8_t)event->stream.len;
-    if (event->stream.len > 0)
-        memcpy(name + 1, event->stream.ptr, event->stream.len);
-
-    uint32_t slot = memory->streams.count;
-    struct stream_record *stream = chunked_push(&memory->streams, 1);
+    uint32_t units = stream_units(event->stream.len);
+    struct stream_record *stream = chunked_push(&memory->streams, units);
     *stream = (struct stream_record){
+        .partition = (uint16_t)partition_slot,
+        .name_len = (uint8_t)event->stream.len,
         .partition_key = event->partition_key,
         .first_version = event->version,
-        .name = memory->names.count - units,
-        .partition = partition_slot,
-        .tag = tag,
     };
+    if (event->stream.len > 0)
+        memcpy(stream + 1, event->stream.ptr, event->stream.len);
+    uint32_t slot = memory->streams.count - units;
+    memory->stream_count++;
     table_put(&memory->stream_table, tag, slot + 1);
     return slot;
 }

@@ -115,12 +115,15 @@ static inline size_t chunked_bytes(const struct chunked *array)
     return array->chunk_count * ((size_t)CHUNK_ITEMS * array->item_bytes + sizeof *array->chunks);
 }
 
-/* `run` more items, uninitialised and beside each other: some are left out where they would cross into a new chunk.
- * Returns the first, whose number is array->count - run. */
+/* `run` more items, uninitialised and beside each other: where they would cross into a new chunk, the last items of the
+ * old one are left out, as zeros. Returns the first, whose number is array->count - run. */
 static inline void *chunked_push(struct chunked *array, uint32_t run)
 {
-    if (array->count % CHUNK_ITEMS + run > CHUNK_ITEMS)
-        array->count += CHUNK_ITEMS - array->count % CHUNK_ITEMS;
+    uint32_t used = array->count % CHUNK_ITEMS;
+    if (used + run > CHUNK_ITEMS) {
+        memset(chunked_at(array, array->count), 0, (size_t)(CHUNK_ITEMS - used) * array->item_bytes);
+        array->count += CHUNK_ITEMS - used;
+    }
     ASSERT(array->count < UINT32_MAX - CHUNK_ITEMS);
     if (array->count == array->chunk_count * (uint64_t)CHUNK_ITEMS) {
         uint8_t **chunks = realloc(array->chunks, (array->chunk_count + 1) * sizeof *chunks);
