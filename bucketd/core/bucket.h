@@ -1,7 +1,8 @@
-/* One bucket: the actor's core. Messages, completed jobs and time go in; messages and jobs come out (env.h).
+/* One bucket: the actor's core. Messages, completed jobs and time go in; messages and jobs come out
+ * (env.h).
  *
- * Life: bucket_new → bucket_open (recovery, synchronous) → any number of turns: bucket_on_message for what
- * came in, then bucket_turn once → bucket_stop, turns until bucket_idle → bucket_free. */
+ * Life: bucket_new → bucket_open (recovery, synchronous) → any number of turns: bucket_on_message
+ * for what came in, then bucket_turn once → bucket_stop, turns until bucket_idle → bucket_free. */
 #pragma once
 
 #include "bucketd/core/env.h"
@@ -9,46 +10,47 @@
 struct bucket;
 
 struct bucket_config {
-    uint32_t bucket;            /* index */
+    uint32_t bucket; /* index */
     uint32_t bucket_count;
     uint32_t partition_count;
     struct uuid cluster_id;
     uint32_t node;
     uint64_t segment_bytes;
     bool compression;
-    uint64_t event_bytes_max;       /* metadata + payload of one event */
+    uint64_t event_bytes_max; /* metadata + payload of one event */
     uint64_t transaction_bytes_max;
-    uint64_t cache_bytes;           /* block cache of this bucket */
-    uint64_t index_cache_bytes;     /* mapped index files of this bucket */
+    uint64_t cache_bytes;       /* block cache of this bucket */
+    uint64_t index_cache_bytes; /* mapped index files of this bucket */
 };
 
 struct bucket_stats {
-    uint64_t events;            /* stored */
+    uint64_t events; /* stored */
     uint64_t appends, duplicates, conflicts, flushes, flushed_events, flushed_bytes;
-    uint64_t reads, cache_hits, cache_misses, cache_entries, cache_bytes, cache_bytes_max, cache_evictions;
+    uint64_t reads, cache_hits, cache_misses, cache_entries, cache_bytes, cache_bytes_max,
+        cache_evictions;
     uint64_t segments, disk_bytes, commit_idx, term;
     bool disk_full;
 };
 
 /* Takes a copy of the config; env is borrowed and must outlive the bucket. */
 struct bucket *bucket_new(const struct bucket_config *config, struct env *env);
-/* Only after bucket_idle, or where the process or simulated node dies: frees memory, touches no disk but
- * for closing and unmapping. */
+/* Only after bucket_idle, or where the process or simulated node dies: frees memory, touches no
+ * disk but for closing and unmapping. */
 void bucket_free(struct bucket *bucket);
 
-/* Creates or recovers what is on the disk. Errors: ERR_IO, ERR_CORRUPT (the directory belongs to another
- * bucket, cluster or format; the log names what was expected). */
+/* Creates or recovers what is on the disk. Errors: ERR_IO, ERR_CORRUPT (the directory belongs to
+ * another bucket, cluster or format; the log names what was expected). */
 enum err bucket_open(struct bucket *bucket) MUST_CHECK;
 
 /* One message from a link. Views in it need to live only for this call. */
 void bucket_on_message(struct bucket *bucket, uint32_t link, const struct msg *msg);
 /* A link is gone: forgets its waiting requests and what it follows. Appends already taken go on. */
 void bucket_on_link_lost(struct bucket *bucket, uint32_t link);
-/* Ends a turn: starts the flush of what gathered. Returns the time (env now_ns) of the next wanted turn,
- * UINT64_MAX where only input can make one necessary. */
+/* Ends a turn: starts the flush of what gathered. Returns the time (env now_ns) of the next wanted
+ * turn, UINT64_MAX where only input can make one necessary. */
 uint64_t bucket_turn(struct bucket *bucket);
 
-/* Takes no more requests (they get ERR_DOWN); what is in flight goes on. */
+/* Takes no more requests: they are left unanswered, and sent again to the next incarnation. What is in flight goes on. */
 void bucket_stop(struct bucket *bucket);
 /* Nothing in flight: no job runs, no answer is owed. */
 bool bucket_idle(const struct bucket *bucket);

@@ -1,0 +1,254 @@
+/* One bucket: life, dispatch and turns. What is decided where: bucket_internal.h. */
+#include "bucketd/core/bucket_internal.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdlib.h>
+
+#include "common/assert.h"
+
+#define NS_PER_MS       1000000ull
+#define WITNESS_IDLE_NS (1000 * NS_PER_MS)
+#define SPACE_RETRY_NS  (200 * NS_PER_MS)
+
+static void wal_on_entry(void *ctx, const struct wal_entry *entry);
+static void wal_on_durable(void *ctx, uint64_t last_idx, struct lsn at, struct span written);
+static void wal_on_roll(void *ctx, uint64_t new_segment);
+static void wal_on_space(void *ctx);
+
+struct bucket *bucket_new(const struct bucket_config *config, struct env *env)
+{
+    ASSERT(config->bucket < config->bucket_count &&
+           config->bucket_count <= config->partition_count);
+    struct bucket *bucket = calloc(1, sizeof *bucket);
+    ASSERT(bucket != NULL);
+    bucket->config = *config;
+    bucket->env = env;
+    bucket->salt = (struct format_salt){.cluster_id = config->cluster_id, .bucket = config->bucket};
+    env->ops->random(env, &bucket->hash_seed, sizeof bucket->hash_seed);
+    bucket->partition_count =
+        (config->partition_count - config->bucket + config->bucket_count - 1) /
+        config->bucket_count;
+    bucket->partitions = calloc(bucket->partition_count, sizeof *bucket->partitions);
+    ASSERT(bucket->partitions != NULL);
+    bucket->cache = cache_new(config->cache_bytes, bucket->hash_seed);
+    struct wal_config wal_config = {
+        .cluster_id = config->cluster_id,
+        .node = config->node,
+        .bucket = config->bucket,
+        .bucket_count = config->bucket_count,
+        .partition_count = config->partition_count,
+        .segment_bytes = config->segment_bytes,
+        .compression = config->compression,
+    };
+    struct wal_callbacks callbacks = {
+        .ctx = bucket,
+        .on_entry = wal_on_entry,
+        .on_durable = wal_on_durable,
+        .on_roll = wal_on_roll,
+        .on_space = wal_on_space,
+    };
+    bucket->wal = wal_new(&wal_config, env, &callbacks);
+    segments_init(bucket);
+    return bucket;
+}
+
+void bucket_free(struct bucket *bucket)
+{
+    query_release(bucket);
+    append_release(bucket);
+    commit_release(bucket);
+    segments_release(bucket);
+    wal_free(bucket->wal);
+    cache_free(bucket->cache);
+    buf_release(&bucket->waiting);
+    free(bucket->partitions);
+    free(bucket);
+}
+
+enum err bucket_open(struct bucket *bucket)
+{
+    struct wal_recovery recovery;
+    enum err err = wal_open(bucket->wal, &recovery);
+    if (err != ERR_OK)
+        return err;
+    err = segments_open(bucket, &recovery);
+    if (err != ERR_OK)
+        return err;
+    /* One replica: what is durable is committed. */
+    bucket->commit_idx = wal_durable_idx(bucket->wal);
+    for (uint32_t i = 0; i < bucket->partition_count; i++) {
+        uint32_t partition = bucket->config.bucket + i * bucket->config.bucket_count;
+        bucket->partitions[i].watermark = wal_next_seq(bucket->wal, partition);
+    }
+    bucket->stats.events = wal_events_before(bucket->wal) + recovery.events;
+    bucket->damaged = recovery.damaged;
+    bucket->damage_segment = recovery.segment;
+    bucket->damage_offset = recovery.damage_offset;
+    if (recovery.torn_bytes > 0)
+        log_info(bucket->env->log, "log.torn_tail_cut", "segment=%" PRIu64 " bytes=%" PRIu64,
+                 recovery.segment, recovery.torn_bytes);
+    if (recovery.damaged)
+        log_error(bucket->env->log, "log.damaged",
+                  "segment=%" PRIu64 " offset=%" PRIu64 " effect=\"reads only\"", recovery.segment,
+                  recovery.damage_offset);
+    bucket_begin_term(bucket);
+    bucket->flushed_ns = bucket->env->ops->now_ns(bucket->env);
+    return ERR_OK;
+}
+
+void bucket_on_message(struct bucket *bucket, uint32_t link, const struct msg *msg)
+{
+    /* A stopping bucket doesn't answer; what it leaves unanswered is sent again to its next
+     * incarnation. */
+    if (bucket->stopping)
+        return;
+    switch ((int)msg->tag) {
+    case TAG_append_req:
+        append_on_request(bucket, link, msg);
+        break;
+    case TAG_get_req:
+    case TAG_scan_partition_req:
+    case TAG_scan_stream_req:
+    case TAG_version_req:
+    case TAG_sequence_req:
+    case TAG_info_req:
+        query_on_message(bucket, link, msg);
+        break;
+    case TAG_follow_req:
+        commit_follow(bucket, link, &msg->u.follow_req);
+        break;
+    case TAG_unfollow_req:
+        commit_unfollow(bucket, link, &msg->u.unfollow_req);
+        break;
+    default:
+        log_warn(bucket->env->log, "message.unexpected", "name=%s", msg_name(msg->tag));
+    }
+}
+
+void bucket_on_link_lost(struct bucket *bucket, uint32_t link)
+{
+    commit_link_lost(bucket, link);
+}
+
+uint64_t bucket_turn(struct bucket *bucket)
+{
+    struct env *env = bucket->env;
+    bucket_begin_term(bucket);
+    if (wal_pending(bucket->wal) && !wal_flushing(bucket->wal))
+        wal_flush(bucket->wal);
+    if (wal_busy(bucket->wal) || wal_pending(bucket->wal))
+        return UINT64_MAX;
+    uint64_t now = env->ops->now_ns(env), next = UINT64_MAX;
+    if (wal_disk_full(bucket->wal)) {
+        if (now >= bucket->space_retry_ns) {
+            bucket->space_retry_ns = now + SPACE_RETRY_NS;
+            wal_retry_space(bucket->wal);
+        }
+        next = bucket->space_retry_ns;
+    }
+    if (bucket->damaged || bucket->idle)
+        return next;
+    uint64_t witness_ns = bucket->flushed_ns + WITNESS_IDLE_NS;
+    if (now < witness_ns)
+        return min_u64(next, witness_ns);
+    bucket->idle = !wal_flush_witness(bucket->wal);
+    return next;
+}
+
+void bucket_stop(struct bucket *bucket)
+{
+    bucket->stopping = true;
+}
+
+bool bucket_idle(const struct bucket *bucket)
+{
+    return !wal_busy(bucket->wal) && !wal_pending(bucket->wal) && !segments_busy(bucket) &&
+           bucket->queries_len == 0 && bucket->waiting.len == bucket->waiting_at;
+}
+
+void bucket_get_stats(const struct bucket *bucket, struct bucket_stats *ret_stats)
+{
+    *ret_stats = bucket->stats;
+    struct cache_stats cache;
+    cache_get_stats(bucket->cache, &cache);
+    ret_stats->cache_hits = cache.hits;
+    ret_stats->cache_misses = cache.misses;
+    ret_stats->cache_entries = cache.entries;
+    ret_stats->cache_bytes = cache.bytes;
+    ret_stats->cache_bytes_max = cache.bytes_max;
+    ret_stats->cache_evictions = cache.evictions;
+    ret_stats->segments = bucket->segments.count;
+    ret_stats->disk_bytes = wal_disk_bytes(bucket->wal);
+    ret_stats->commit_idx = bucket->commit_idx;
+    ret_stats->term = wal_term(bucket->wal);
+    ret_stats->disk_full = wal_disk_full(bucket->wal);
+}
+
+struct partition *bucket_partition(struct bucket *bucket, uint64_t partition)
+{
+    if (partition >= bucket->config.partition_count ||
+        partition % bucket->config.bucket_count != bucket->config.bucket)
+        return NULL;
+    return &bucket->partitions[partition / bucket->config.bucket_count];
+}
+
+void bucket_fail(struct bucket *bucket, uint32_t link, uint64_t req_id, enum err err,
+                 const char *format, ...)
+{
+    struct buf *out = bucket->env->ops->outbox(bucket->env, link);
+    if (out == NULL)
+        return;
+    char text[512];
+    va_list args;
+    va_start(args, format);
+    int len = vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    ASSERT(len >= 0);
+    msg_pack_fail_reply(out, &(struct msg_fail_reply){
+                                 .req_id = req_id,
+                                 .error = err,
+                                 .text = span_of(text, min_u64((uint64_t)len, sizeof text - 1)),
+                             });
+}
+
+static void wal_on_entry(void *ctx, const struct wal_entry *entry)
+{
+    segments_on_entry(ctx, entry);
+}
+
+static void wal_on_durable(void *ctx, uint64_t last_idx, struct lsn at, struct span written)
+{
+    struct bucket *bucket = ctx;
+    bucket->flushed_ns = bucket->env->ops->now_ns(bucket->env);
+    bucket->stats.flushes++;
+    bucket->stats.flushed_bytes += written.len;
+    bucket->idle = false;
+    cache_extend(bucket->cache, at.segment, at.offset, written.ptr, written.len);
+    if (last_idx > bucket->commit_idx) {
+        commit_up_to(bucket, last_idx, at, written);
+        segments_seal(bucket, at.segment);
+    }
+    append_retry_waiting(bucket);
+}
+
+static void wal_on_roll(void *ctx, uint64_t new_segment)
+{
+    segments_roll(ctx, new_segment);
+}
+
+static void wal_on_space(void *ctx)
+{
+    append_retry_waiting(ctx);
+}
+
+/* A new incarnation leads with a term of its own; its NOOP commits what it found. */
+void bucket_begin_term(struct bucket *bucket)
+{
+    if (bucket->term_begun || bucket->damaged ||
+        wal_fits(bucket->wal, sizeof(struct entry_head) + sizeof(struct vote_record)) != ERR_OK)
+        return;
+    wal_append_vote(bucket->wal, wal_term(bucket->wal) + 1, (uint64_t)bucket->config.node + 1);
+    wal_append_noop(bucket->wal);
+    bucket->term_begun = true;
+}

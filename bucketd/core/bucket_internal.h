@@ -1,0 +1,265 @@
+/* What the files of the bucket core share: the state of one bucket. Only bucket*.c and the files it
+ * names include this.
+ *
+ *   bucket.c    life, dispatch, turns
+ *   segments.c  the table of segments and their indexes: sealing, opening, rebuilding
+ *   fetch.c     one event's bytes, from the tail, the cache or the disk
+ *   append.c    transactions: duplicates, expected versions, encoding
+ *   query.c     get, scans, versions, sequences
+ *   commit.c    what became durable: watermarks, answers, live tail */
+#pragma once
+
+#include "bucketd/core/bucket.h"
+#include "bucketd/core/cache.h"
+#include "bucketd/core/index.h"
+#include "bucketd/core/wal.h"
+#include "common/limits.h"
+
+/* --- segments.c ------------------------------------------------------------------------------- */
+
+/* A stretch of a segment with its index. Rot in the middle of a segment that must be indexed anew
+ * makes two parts of one number: sequences and versions have no holes within a part. Parts stand in
+ * log order; the last is open. */
+struct segment {
+    uint64_t number;
+    struct index *index; /* NULL: its files aren't mapped now */
+    bool sealing;        /* a job writes its index files */
+    bool kept;           /* in memory for good: a part, which has no files */
+    bool hole_before;    /* entries between the part before and this one are damaged */
+    uint64_t used;       /* clock of the last use, for the bound on mapped bytes */
+};
+
+struct seal_job;
+
+struct segments {
+    struct segment *list;
+    uint32_t count, cap;
+    uint32_t sealing; /* how many are being written */
+    uint64_t mapped_bytes;
+    uint64_t clock;
+    struct seal_job *jobs; /* running */
+};
+
+/* --- fetch.c ---------------------------------------------------------------------------------- */
+
+/* A read of a stretch of a data file, in the pool or at once. */
+struct range_read {
+    struct job job;
+    struct query *query; /* whom to wake; NULL: nobody waits */
+    uint64_t segment, offset;
+    size_t len;       /* asked for */
+    struct buf bytes; /* what came */
+    enum err err;
+    bool running;
+};
+
+/* Where one event's bytes are found for as long as its view is used. Reused from event to event. */
+struct fetcher {
+    bool synchronous; /* read at once instead of ERR_AGAIN (duplicate search in appends) */
+    bool backward;    /* which way more will be wanted */
+    uint32_t ahead;   /* bytes worth reading with a miss */
+    struct range_read range;
+    struct buf assembled; /* an event that spans cached blocks */
+    struct buf scratch;   /* decompressed data */
+    uint8_t head[sizeof(struct entry_head)];
+};
+
+/* --- query.c ---------------------------------------------------------------------------------- */
+
+enum query_kind { QUERY_GET, QUERY_PARTITION, QUERY_STREAM, QUERY_VERSION };
+
+/* A read that may have to wait for the disk. */
+struct query {
+    struct query *next, *prev; /* in bucket->queries, or the free list (next only) */
+    struct bucket *bucket;
+    enum query_kind kind;
+    uint32_t link;
+    uint64_t req_id;
+    uint32_t partition;
+    struct uuid partition_key, event_id;
+    uint8_t stream[STREAM_ID_LEN_MAX];
+    uint8_t stream_len;
+    bool reverse;
+    uint64_t at, end;      /* next sequence or version wanted, last one wanted */
+    uint64_t count, bytes; /* how much of either the chunk may still hold */
+    uint64_t watermark;
+    uint64_t found;
+    struct buf records; /* packed stored_event */
+    struct fetcher fetcher;
+};
+
+/* --- append.c --------------------------------------------------------------------------------- */
+
+/* A stream as a transaction leaves it so far. */
+struct tx_stream {
+    struct span stream; /* ptr NULL: empty slot */
+    bool exists;
+    uint64_t version; /* last, where it exists */
+    struct uuid owner;
+};
+
+/* Scratch memory of one append, kept from one to the next. */
+struct append_scratch {
+    struct wal_event *events;
+    struct rec_new_event *records;
+    uint32_t *positions;
+    uint32_t cap;
+    struct tx_stream *streams; /* open addressing, streams_cap a power of two */
+    uint32_t streams_cap;
+    struct buf reply;
+    struct fetcher fetcher;
+};
+
+/* --- commit.c --------------------------------------------------------------------------------- */
+
+/* An entry that isn't committed yet. */
+struct tail_entry {
+    uint64_t idx;
+    uint64_t first_seq;
+    uint64_t offset; /* of its entry_head */
+    uint32_t partition;
+    uint32_t count;
+};
+
+/* A growing ring. */
+struct tail_queue {
+    struct tail_entry *ring;
+    uint32_t cap, head, len;
+};
+
+/* An answer that leaves when the tail it looked at is committed; its packed message follows in the
+ * same buffer. */
+struct waiting_reply {
+    uint64_t idx;
+    uint32_t link;
+    uint32_t len;
+};
+
+struct partition {
+    uint64_t watermark;  /* events committed: seq < watermark is readable */
+    uint32_t *followers; /* links */
+    uint32_t followers_len;
+    struct buf tail; /* packed stored_event of this commit, on their way to the followers */
+    uint64_t tail_first, tail_count;
+};
+
+struct bucket {
+    struct bucket_config config;
+    struct env *env;
+    struct format_salt salt; /* segment and where are filled in per use */
+    uint64_t hash_seed;
+    struct wal *wal;
+    struct cache *cache;
+    struct segments segments;
+    struct partition *partitions; /* [partition / bucket_count] */
+    uint32_t partition_count;     /* of this bucket */
+    bool damaged;
+    uint64_t damage_segment, damage_offset;
+    uint64_t recovered_idx; /* last entry seen in recovery; 0 before any */
+
+    struct buf
+        waiting;       /* append requests that don't fit now: {link u32, len u32, packed message} */
+    size_t waiting_at; /* consumed part of it */
+    struct buf replies; /* struct waiting_reply, packed message, ... */
+    size_t replies_at;
+    size_t reply_head; /* of the answer between commit_reply_begin and _end */
+    bool reply_open;
+    struct tail_queue tail;
+    uint64_t commit_idx;
+
+    struct query *queries; /* waiting for the disk */
+    struct query *queries_free;
+    uint32_t queries_len;
+
+    struct append_scratch append;
+    uint64_t flushed_ns; /* when the last flush ended */
+    bool idle;           /* and the witness of it is written */
+    bool term_begun;     /* this incarnation's vote and NOOP are in the log */
+    uint64_t space_retry_ns;
+    bool stopping;
+    struct bucket_stats stats;
+};
+
+/* Sent requests that wait for room, or reads that wait for the disk, at most; more get ERR_BUSY. */
+#define WAITING_BYTES_MAX (256ull << 20)
+#define QUERIES_MAX       8192u
+/* Sealed segments whose index is still being written, at most; then appends wait. */
+#define SEALING_MAX 3u
+
+/* --- bucket.c --- */
+/* Writes the vote and the NOOP that begin this incarnation's term, if they aren't there and the log
+ * takes them. */
+void bucket_begin_term(struct bucket *bucket);
+/* NULL where the partition isn't one of this bucket's. */
+struct partition *bucket_partition(struct bucket *bucket, uint64_t partition);
+/* Packs a fail_reply at once. */
+void bucket_fail(struct bucket *bucket, uint32_t link, uint64_t req_id, enum err err,
+                 const char *format, ...) __attribute__((format(printf, 5, 6)));
+
+/* --- segments.c --- */
+/* Before wal_open. */
+void segments_init(struct bucket *bucket);
+void segments_release(struct bucket *bucket);
+/* Recovery: an entry of the newest segment. */
+void segments_on_entry(struct bucket *bucket, const struct wal_entry *entry);
+/* Recovery: the older segments; rebuilds indexes that are missing. */
+enum err segments_open(struct bucket *bucket, const struct wal_recovery *recovery) MUST_CHECK;
+/* A new open segment. */
+void segments_roll(struct bucket *bucket, uint64_t number);
+/* Starts writing the indexes of the segments before this number: they are complete and durable. */
+void segments_seal(struct bucket *bucket, uint64_t number);
+/* The i-th part's index, mapped or rebuilt where need be. ERR_CORRUPT: its data can't be read
+ * either. */
+enum err segments_index(struct bucket *bucket, uint32_t i, struct index **ret_index) MUST_CHECK;
+/* A lookup met a bad page: throws the mapping away and builds the index from the data. A damaged
+ * segment may come out as several parts: *ret_i is then the last of them. */
+enum err segments_rebuild(struct bucket *bucket, uint32_t i, uint32_t *ret_i) MUST_CHECK;
+/* The open one's index. */
+struct index *segments_open_index(struct bucket *bucket);
+bool segments_busy(const struct bucket *bucket);
+
+/* Searches the parts before `below`, newest first. ERR_NOTFOUND; ERR_CORRUPT: what was looked for
+ * may lie in a damaged stretch. */
+enum err segments_find_stream(struct bucket *bucket, uint32_t partition, struct span stream,
+                              uint32_t below, uint32_t *ret_i,
+                              struct index_stream *ret_stream) MUST_CHECK;
+/* The next candidate for an event id, newest part first; begin with `left` = all parts, skip = 0.
+ * Errors as above. */
+struct event_search {
+    uint32_t left; /* parts not done */
+    uint32_t skip; /* candidates seen in the part at hand */
+};
+enum err segments_find_event(struct bucket *bucket, const struct uuid *event_id,
+                             struct event_search *search, uint64_t *ret_segment,
+                             uint32_t *ret_position) MUST_CHECK;
+
+/* --- fetch.c --- */
+void fetcher_release(struct fetcher *fetcher);
+/* Decodes the event at this position. ERR_AGAIN: a read was submitted, fetcher->range.query will be
+ * stepped. ERR_CORRUPT: the bytes are damaged. The view lives until the next fetch. */
+enum err fetch_event(struct bucket *bucket, struct fetcher *fetcher, uint64_t segment,
+                     uint32_t position, struct event_view *ret_event) MUST_CHECK;
+
+/* --- append.c --- */
+void append_release(struct bucket *bucket);
+void append_on_request(struct bucket *bucket, uint32_t link, const struct msg *msg);
+/* Takes requests that waited, as far as there is room now. */
+void append_retry_waiting(struct bucket *bucket);
+
+/* --- query.c --- */
+void query_on_message(struct bucket *bucket, uint32_t link, const struct msg *msg);
+/* Goes on with a query whose bytes are there. */
+void query_step(struct bucket *bucket, struct query *query);
+void query_release(struct bucket *bucket);
+
+/* --- commit.c --- */
+void commit_note_entry(struct bucket *bucket, const struct tail_entry *entry);
+void commit_up_to(struct bucket *bucket, uint64_t idx, struct lsn at, struct span written);
+/* Where an append's answer is packed: it leaves when all entries up to now are committed (at once
+ * if they are). commit_reply_end must follow. */
+struct buf *commit_reply_begin(struct bucket *bucket, uint32_t link);
+void commit_reply_end(struct bucket *bucket);
+void commit_follow(struct bucket *bucket, uint32_t link, const struct msg_follow_req *req);
+void commit_unfollow(struct bucket *bucket, uint32_t link, const struct msg_unfollow_req *req);
+void commit_link_lost(struct bucket *bucket, uint32_t link);
+void commit_release(struct bucket *bucket);

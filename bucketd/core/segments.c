@@ -1,0 +1,425 @@
+/* The table of a bucket's segments and their indexes: one open, some being sealed, the rest
+ * immutable files that are mapped when used. An index that is missing or damaged is built again
+ * from the data. */
+#include "bucketd/core/bucket_internal.h"
+
+#include <stdlib.h>
+
+#include "common/assert.h"
+
+/* Writes one sealed segment's index files. */
+struct seal_job {
+    struct job job;
+    struct seal_job *next;
+    struct bucket *bucket;
+    const struct index *index;
+    uint64_t number;
+    struct format_salt salt;
+    enum err err;
+};
+
+static struct segment *add_segment(struct bucket *bucket, uint64_t number, struct index *index);
+static void index_entry(struct bucket *bucket, struct index *index, const struct wal_entry *entry);
+static enum err build_index(struct bucket *bucket, uint32_t i);
+static void rebuild_entry(void *ctx, const struct wal_entry *entry);
+static enum err next_part(struct bucket *bucket, enum err err, uint32_t *left);
+static bool files_exist(struct bucket *bucket, uint64_t number);
+static void start_seal(struct bucket *bucket, struct segment *segment);
+static void seal_work(struct job *job, struct disk *disk);
+static void seal_done(struct job *job);
+static void map_segment(struct bucket *bucket, struct segment *segment, struct index *index);
+static void unmap_least_used(struct bucket *bucket, const struct segment *keep);
+static struct format_salt segment_salt(const struct bucket *bucket, uint64_t number);
+
+void segments_init(struct bucket *bucket)
+{
+    bucket->segments = (struct segments){0};
+}
+
+void segments_release(struct bucket *bucket)
+{
+    struct segments *segments = &bucket->segments;
+    for (uint32_t i = 0; i < segments->count; i++) {
+        if (segments->list[i].index != NULL)
+            index_free(segments->list[i].index, bucket->env->disk);
+    }
+    while (segments->jobs != NULL) {
+        struct seal_job *job = segments->jobs;
+        segments->jobs = job->next;
+        free(job);
+    }
+    free(segments->list);
+    *segments = (struct segments){0};
+}
+
+void segments_on_entry(struct bucket *bucket, const struct wal_entry *entry)
+{
+    struct segments *segments = &bucket->segments;
+    bool gap = bucket->recovered_idx != 0 && entry->head->idx != bucket->recovered_idx + 1;
+    if (segments->count == 0 || gap) {
+        if (segments->count > 0)
+            segments->list[segments->count - 1].kept = true;
+        add_segment(bucket, entry->segment, index_new(bucket->hash_seed))->hole_before = gap;
+    }
+    bucket->recovered_idx = entry->head->idx;
+    if (entry->head->record.entry_kind == ENTRY_TX)
+        index_entry(bucket, segments_open_index(bucket), entry);
+}
+
+enum err segments_open(struct bucket *bucket, const struct wal_recovery *recovery)
+{
+    struct segments *segments = &bucket->segments;
+    uint32_t newest_parts = segments->count;
+    uint64_t older = recovery->segment - recovery->first_segment;
+    ASSERT(recovery->segment >= recovery->first_segment && older < UINT32_MAX - newest_parts);
+    if (newest_parts == 0) {
+        add_segment(bucket, recovery->segment, index_new(bucket->hash_seed));
+        newest_parts = 1;
+    }
+    /* The newest one's parts came first; the older ones go in front of them. */
+    for (uint32_t i = 0; i < older; i++)
+        add_segment(bucket, 0, NULL);
+    memmove(segments->list + older, segments->list, newest_parts * sizeof *segments->list);
+    for (uint32_t i = 0; i < older; i++)
+        segments->list[i] = (struct segment){.number = recovery->first_segment + i};
+    for (uint32_t i = 0; i < older; i++) {
+        if (files_exist(bucket, segments->list[i].number))
+            continue;
+        log_info(bucket->env->log, "index.rebuild", "segment=%lu remaining=%lu",
+                 segments->list[i].number, older - i);
+        uint32_t count = segments->count;
+        enum err err = build_index(bucket, i);
+        if (err != ERR_OK)
+            return err;
+        older += segments->count - count;
+        i += segments->count - count;
+    }
+    segments_seal(bucket, recovery->segment);
+    return ERR_OK;
+}
+
+void segments_roll(struct bucket *bucket, uint64_t number)
+{
+    add_segment(bucket, number, index_new(bucket->hash_seed));
+}
+
+void segments_seal(struct bucket *bucket, uint64_t number)
+{
+    struct segments *segments = &bucket->segments;
+    /* All but the newest few have been sealed long ago. */
+    for (uint32_t i = segments->count - 1; i-- > 0;) {
+        struct segment *segment = &segments->list[i];
+        if (segment->number < number && segment->index != NULL && !segment->sealing &&
+            !segment->kept && !index_is_mapped(segment->index))
+            start_seal(bucket, segment);
+    }
+}
+
+enum err segments_index(struct bucket *bucket, uint32_t i, struct index **ret_index)
+{
+    struct segment *segment = &bucket->segments.list[i];
+    segment->used = ++bucket->segments.clock;
+    if (segment->index == NULL) {
+        char dir[32];
+        struct format_salt salt = segment_salt(bucket, segment->number);
+        struct index *index = NULL;
+        enum err err =
+            index_open(bucket->env->disk, wal_segment_dir(segment->number, dir), &salt, &index);
+        if (err == ERR_OK)
+            map_segment(bucket, segment, index);
+        else if (err == ERR_IO)
+            return err;
+        else
+            return ERR_CORRUPT;
+    }
+    *ret_index = segment->index;
+    return ERR_OK;
+}
+
+enum err segments_rebuild(struct bucket *bucket, uint32_t i, uint32_t *ret_i)
+{
+    struct segment *segment = &bucket->segments.list[i];
+    uint64_t number = segment->number;
+    uint32_t count = bucket->segments.count;
+    log_warn(bucket->env->log, "index.rebuild", "segment=%lu reason=\"missing or damaged\"",
+             segment->number);
+    if (segment->index != NULL) {
+        ASSERT(index_is_mapped(segment->index));
+        bucket->segments.mapped_bytes -= index_file_bytes(segment->index);
+        index_free(segment->index, bucket->env->disk);
+        segment->index = NULL;
+    }
+    enum err err = build_index(bucket, i);
+    if (err == ERR_OK) {
+        *ret_i = i + (bucket->segments.count - count);
+        segments_seal(bucket, number + 1);
+    }
+    return err;
+}
+
+struct index *segments_open_index(struct bucket *bucket)
+{
+    ASSERT(bucket->segments.count > 0);
+    return bucket->segments.list[bucket->segments.count - 1].index;
+}
+
+bool segments_busy(const struct bucket *bucket)
+{
+    return bucket->segments.sealing > 0;
+}
+
+enum err segments_find_stream(struct bucket *bucket, uint32_t partition, struct span stream,
+                              uint32_t below, uint32_t *ret_i, struct index_stream *ret_stream)
+{
+    uint32_t left = below;
+    while (left > 0) {
+        uint32_t i = left - 1;
+        struct index *index;
+        enum err err = segments_index(bucket, i, &index);
+        if (err == ERR_OK)
+            err = index_find_stream(index, partition, stream, ret_stream);
+        if (err == ERR_OK)
+            *ret_i = i;
+        if (err == ERR_OK || (err = next_part(bucket, err, &left)) != ERR_OK)
+            return err;
+    }
+    return ERR_NOTFOUND;
+}
+
+enum err segments_find_event(struct bucket *bucket, const struct uuid *event_id,
+                             struct event_search *search, uint64_t *ret_segment,
+                             uint32_t *ret_position)
+{
+    while (search->left > 0) {
+        uint32_t i = search->left - 1;
+        struct index *index;
+        enum err err = segments_index(bucket, i, &index);
+        if (err == ERR_OK)
+            err = index_find_event(index, event_id, search->skip, ret_position);
+        if (err == ERR_OK) {
+            search->skip++;
+            *ret_segment = bucket->segments.list[i].number;
+            return ERR_OK;
+        }
+        search->skip = 0;
+        if ((err = next_part(bucket, err, &search->left)) != ERR_OK)
+            return err;
+    }
+    return ERR_NOTFOUND;
+}
+
+/* A search of the newest of the `left` parts ended without a find: rebuilds it where its index is
+ * bad, to search it again, else goes on to the one before, unless a damaged stretch lies between.
+ */
+static enum err next_part(struct bucket *bucket, enum err err, uint32_t *left)
+{
+    uint32_t i = *left - 1;
+    if (err == ERR_CORRUPT) {
+        err = segments_rebuild(bucket, i, &i);
+        *left = i + 1;
+        return err;
+    }
+    if (err != ERR_NOTFOUND)
+        return err;
+    if (bucket->segments.list[i].hole_before)
+        return ERR_CORRUPT;
+    *left = i;
+    return ERR_OK;
+}
+
+static struct segment *add_segment(struct bucket *bucket, uint64_t number, struct index *index)
+{
+    struct segments *segments = &bucket->segments;
+    if (segments->count == segments->cap) {
+        segments->cap = segments->cap == 0 ? 16 : segments->cap * 2;
+        segments->list = realloc(segments->list, segments->cap * sizeof *segments->list);
+        ASSERT(segments->list != NULL);
+    }
+    struct segment *segment = &segments->list[segments->count++];
+    *segment = (struct segment){.number = number, .index = index};
+    return segment;
+}
+
+static void index_entry(struct bucket *bucket, struct index *index, const struct wal_entry *entry)
+{
+    struct format_salt salt = segment_salt(bucket, entry->segment);
+    struct event_view event;
+    uint64_t offset = sizeof(struct entry_head);
+    uint32_t position;
+    while (wal_entry_event(entry, &salt, &offset, &bucket->append.fetcher.scratch, &event,
+                           &position) == ERR_OK) {
+        index_add(index, &(struct index_event){
+                             .event_id = event.event_id,
+                             .partition = event.partition,
+                             .sequence = event.sequence,
+                             .version = event.version,
+                             .partition_key = event.partition_key,
+                             .stream = event.stream,
+                             .position = position,
+                         });
+    }
+}
+
+/* Builds the index of a sealed segment in memory. Rot in it splits it into parts, which stay in
+ * memory. */
+struct rebuild {
+    struct bucket *bucket;
+    uint64_t last_idx;
+    struct index **parts;
+    uint32_t count;
+};
+
+static enum err build_index(struct bucket *bucket, uint32_t i)
+{
+    struct segments *segments = &bucket->segments;
+    uint64_t number = segments->list[i].number;
+    struct rebuild rebuild = {.bucket = bucket};
+    struct format_salt salt = segment_salt(bucket, number);
+    struct wal_scan scan = {.ctx = &rebuild, .on_entry = rebuild_entry};
+    struct wal_scan_result result;
+    enum err err = wal_scan_segment(bucket->env->disk, number, &salt, &scan, &result);
+    if (err != ERR_OK || result.problems > 0)
+        log_error(bucket->env->log, "segment.damaged", "segment=%lu problems=%lu error=%s", number,
+                  err == ERR_OK ? result.problems : 1, err_name(err));
+    if (rebuild.count == 0) {
+        rebuild.parts = realloc(rebuild.parts, sizeof *rebuild.parts);
+        ASSERT(rebuild.parts != NULL);
+        rebuild.parts[rebuild.count++] = index_new(bucket->hash_seed);
+    }
+    bool whole = err == ERR_OK && result.problems == 0 && rebuild.count == 1;
+    for (uint32_t part = 1; part < rebuild.count; part++)
+        add_segment(bucket, 0, NULL);
+    memmove(segments->list + i + rebuild.count, segments->list + i + 1,
+            (segments->count - i - rebuild.count) * sizeof *segments->list);
+    for (uint32_t part = 0; part < rebuild.count; part++)
+        segments->list[i + part] = (struct segment){
+            .number = number, .index = rebuild.parts[part], .kept = !whole, .hole_before = !whole};
+    /* Nobody knows whether the damage reaches to the segment's end. */
+    if (!whole && i + rebuild.count < segments->count)
+        segments->list[i + rebuild.count].hole_before = true;
+    free(rebuild.parts);
+    return ERR_OK;
+}
+
+static void rebuild_entry(void *ctx, const struct wal_entry *entry)
+{
+    struct rebuild *rebuild = ctx;
+    if (rebuild->count == 0 || entry->head->idx != rebuild->last_idx + 1) {
+        rebuild->parts = realloc(rebuild->parts, (rebuild->count + 1) * sizeof *rebuild->parts);
+        ASSERT(rebuild->parts != NULL);
+        rebuild->parts[rebuild->count++] = index_new(rebuild->bucket->hash_seed);
+    }
+    rebuild->last_idx = entry->head->idx;
+    if (entry->head->record.entry_kind == ENTRY_TX)
+        index_entry(rebuild->bucket, rebuild->parts[rebuild->count - 1], entry);
+}
+
+static bool files_exist(struct bucket *bucket, uint64_t number)
+{
+    char dir[32], path[64];
+    wal_segment_dir(number, dir);
+    for (unsigned i = 0; i < INDEX_FILES; i++) {
+        struct file *file;
+        snprintf(path, sizeof path, "%s/%s", dir, index_file_names[i]);
+        if (bucket->env->disk->ops->open(bucket->env->disk, path, OPEN_READ, &file) != ERR_OK)
+            return false;
+        bucket->env->disk->ops->close(bucket->env->disk, file);
+    }
+    return true;
+}
+
+static void start_seal(struct bucket *bucket, struct segment *segment)
+{
+    struct seal_job *job = calloc(1, sizeof *job);
+    ASSERT(job != NULL);
+    *job = (struct seal_job){
+        .job = {.work = seal_work, .done = seal_done},
+        .next = bucket->segments.jobs,
+        .bucket = bucket,
+        .index = segment->index,
+        .number = segment->number,
+        .salt = segment_salt(bucket, segment->number),
+    };
+    bucket->segments.jobs = job;
+    bucket->segments.sealing++;
+    segment->sealing = true;
+    bucket->env->ops->submit(bucket->env, &job->job);
+}
+
+static void seal_work(struct job *base, struct disk *disk)
+{
+    struct seal_job *job = (struct seal_job *)base;
+    char dir[32];
+    job->err = index_write(job->index, disk, wal_segment_dir(job->number, dir), &job->salt);
+}
+
+static void seal_done(struct job *base)
+{
+    struct seal_job *job = (struct seal_job *)base;
+    struct bucket *bucket = job->bucket;
+    struct segments *segments = &bucket->segments;
+    struct seal_job **at = &segments->jobs;
+    while (*at != job)
+        at = &(*at)->next;
+    *at = job->next;
+    segments->sealing--;
+    uint32_t i = 0;
+    while (segments->list[i].index != job->index)
+        ASSERT(++i < segments->count);
+    struct segment *segment = &segments->list[i];
+    segment->sealing = false;
+    struct index *mapped = NULL;
+    char dir[32];
+    enum err err = job->err;
+    if (err == ERR_OK)
+        err = index_open(bucket->env->disk, wal_segment_dir(job->number, dir), &job->salt, &mapped);
+    if (err == ERR_OK) {
+        index_free(segment->index, bucket->env->disk);
+        map_segment(bucket, segment, mapped);
+        log_debug(bucket->env->log, "segment.sealed", "segment=%lu", job->number);
+    } else {
+        /* Full disk: the index stays in memory; the next start builds the files. Anything else is
+         * no reason to stop either: what is derived can be derived again. */
+        segment->kept = true;
+        log_warn(bucket->env->log, "index.not_written", "segment=%lu error=%s", job->number,
+                 err_name(err));
+    }
+    free(job);
+    append_retry_waiting(bucket);
+}
+
+static void map_segment(struct bucket *bucket, struct segment *segment, struct index *index)
+{
+    segment->index = index;
+    bucket->segments.mapped_bytes += index_file_bytes(index);
+    while (bucket->segments.mapped_bytes > bucket->config.index_cache_bytes) {
+        uint64_t before = bucket->segments.mapped_bytes;
+        unmap_least_used(bucket, segment);
+        if (bucket->segments.mapped_bytes == before)
+            break;
+    }
+}
+
+static void unmap_least_used(struct bucket *bucket, const struct segment *keep)
+{
+    struct segments *segments = &bucket->segments;
+    struct segment *least = NULL;
+    for (uint32_t i = 0; i + 1 < segments->count; i++) {
+        struct segment *segment = &segments->list[i];
+        if (segment != keep && segment->index != NULL && index_is_mapped(segment->index) &&
+            (least == NULL || segment->used < least->used))
+            least = segment;
+    }
+    if (least != NULL) {
+        segments->mapped_bytes -= index_file_bytes(least->index);
+        index_free(least->index, bucket->env->disk);
+        least->index = NULL;
+    }
+}
+
+static struct format_salt segment_salt(const struct bucket *bucket, uint64_t number)
+{
+    struct format_salt salt = bucket->salt;
+    salt.segment = number;
+    return salt;
+}
