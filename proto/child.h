@@ -8,7 +8,7 @@
 struct child;
 
 /* What the supervisor put on the command line:
- *   sierradb-bucketd --index 3 --boot 17 --supervisor-boot 1 --supervisor /…/run/sup-b3.17.ipc --config-fd 3 */
+ *   sierradb-bucketd --index 3 --boot 17 --supervisor-boot 1 --supervisor /…/run/sup-b3.17.ipc --config-fd 3 --parent 4711 */
 struct child_args {
     uint64_t index;             /* bucket number; 0 for netd */
     uint64_t boot, supervisor_boot;
@@ -36,6 +36,8 @@ void child_init(int argc, char **argv, const char *proc, struct child_args *ret_
 /* Opens the link to the supervisor and says hello when it is up. */
 enum err child_open(uv_loop_t *loop, const struct child_args *args, const struct log *log,
                     const struct child_callbacks *callbacks, struct child **ret_child) MUST_CHECK;
+/* The supervisor said hello: it knows that this process lives. */
+bool child_is_up(const struct child *child);
 void child_ready(struct child *child, uint64_t recovery_us);
 void child_link_state(struct child *child, uint64_t link, bool up);
 /* Sends bye, waits until it left, then _exit(0): nng's close can hang (STYLE.md 4). */
