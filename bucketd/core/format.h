@@ -4,8 +4,8 @@
  *   +------------------+ 0
  *   | segment header   |  4 KiB: who this file belongs to, CRC
  *   +------------------+ 4096
- *   | checkpoint       |  state of the bucket at the segment's start, twice, each copy at a 4 KiB boundary and
- *   | checkpoint copy  |  padded to one (CRC each)
+ *   | checkpoint       |  state of the bucket at the segment's start, twice the same bytes, each copy at a 4 KiB
+ *   | checkpoint copy  |  boundary and padded to one
  *   +------------------+ data_start (4 KiB aligned)
  *   | batch            |  batch_head | records, each 8-byte aligned | batch_tail (the same facts again + CRC of all)
  *   | batch            |
@@ -15,7 +15,11 @@
  *   +------------------+
  *   An open segment is preallocated beyond its end; those bytes are zeros.
  *
- * A record is ENTRY, VOTE, CUT, HINT or REPAIRED. An ENTRY is one whole transaction:
+ * The next segment's file is prepared under the name data.new; it is renamed when header and checkpoint are synced.
+ * So a data.evts without a valid header is damage, never a crash.
+ *
+ * A record is ENTRY, VOTE, CUT, HINT or REPAIRED (this version writes only the first two). An ENTRY is one whole
+ * transaction:
  *   entry_head | event | event | ...      event = event_head, stream, name, metadata, payload, zeros to 8 bytes
  *
  * Every CRC is CRC32C started with the salt of where it belongs (format_salt: cluster, bucket, segment, offset), so
@@ -53,7 +57,7 @@ _Static_assert(sizeof(struct segment_header) == 80, "fixed layout");
 /* Followed by partition_state[partitions], ascending by partition; only those of this bucket. */
 struct checkpoint {
     uint64_t magic;
-    uint32_t crc;             /* of all that follows, partition states included */
+    uint32_t crc;             /* of the copy with this field 0, partition states included; salt: 4096 for both copies */
     uint32_t partitions;
     uint64_t term;
     uint64_t voted_for;       /* node + 1; 0 = nobody */
@@ -104,8 +108,8 @@ enum entry_kind { ENTRY_TX = 1, ENTRY_NOOP, ENTRY_CONFIG };
 
 /* Begins each record. len counts all bytes of the record, a multiple of 8. */
 struct record_head {
+    uint32_t crc;             /* of what follows this field in the head (entry_head, vote_record, ...) */
     uint32_t len;
-    uint32_t crc;             /* of the head part behind this field (entry_head, vote_record, ...) */
     uint8_t kind;             /* enum record_kind */
     uint8_t entry_kind;
     uint16_t partition;
@@ -117,19 +121,53 @@ struct entry_head {
     struct record_head record;
     uint64_t idx;
     uint64_t term;
-    uint64_t chain;           /* wal.h: wal_chain_* */
+    uint64_t chain;           /* of this entry: see chain_head */
     uint64_t first_seq;
     struct uuid transaction_id;
     struct uuid partition_key;
 };
 _Static_assert(sizeof(struct entry_head) == 80, "fixed layout");
 
+/* The chain is a running hash over all entries of a bucket's log, independent of place and compression:
+ *   chain = XXH3_64(chain_head of the entry, seed: the chain before it)
+ *   then, for each event (or the config body): chain = XXH3_64(its canonical bytes, seed: chain) */
+struct chain_head {
+    uint64_t idx;
+    uint64_t term;
+    uint32_t entry_kind;
+    uint32_t partition;
+    uint64_t count;
+    uint64_t first_seq;
+    struct uuid transaction_id;
+    struct uuid partition_key;
+};
+_Static_assert(sizeof(struct chain_head) == 72, "fixed layout");
+
+/* Body of a CONFIG entry, behind its entry_head; followed by config_voter[voters]. What follows crc is canonical:
+ * byte-identical on all replicas. */
+struct config_body {
+    uint32_t crc;             /* of what follows this field, voters included; salt: position of this body */
+    uint32_t voters;
+    struct uuid group_id;     /* the cluster's id; with `bucket` it names the Raft group */
+    uint32_t bucket;
+    uint32_t bucket_count;
+    uint32_t partition_count;
+    uint32_t reserved;
+};
+_Static_assert(sizeof(struct config_body) == 40, "fixed layout");
+
+struct config_voter {
+    uint32_t node;
+    uint32_t generation;
+};
+_Static_assert(sizeof(struct config_voter) == 8, "fixed layout");
+
 #define EVENT_LZ4 1u
 
 /* The bytes from `event_id` to the end of the data, uncompressed, are the canonical bytes the chain covers. */
 struct event_head {
-    uint32_t len;             /* of the event with its padding, a multiple of 8 */
     uint32_t crc;             /* of the event behind this field, padding included */
+    uint32_t len;             /* of the event with its padding, a multiple of 8 */
     uint32_t index;           /* in its entry: sequence = first_seq + index */
     uint32_t entry_distance;  /* bytes from the entry's head to this event */
     uint32_t flags;           /* EVENT_LZ4: metadata and payload together are one lz4 block */
@@ -181,3 +219,4 @@ struct format_salt {
     uint64_t segment;
     uint64_t where;
 };
+_Static_assert(sizeof(struct format_salt) == 40, "no padding: it is hashed as bytes");

@@ -48,21 +48,25 @@ struct wal_callbacks {
     void *ctx;
     /* Recovery: every entry of the newest segment in order. */
     void (*on_entry)(void *ctx, const struct wal_entry *entry);
-    /* The group that contained entries up to last_idx is durable. `written`: its bytes at their place in the segment. */
+    /* The group that contained entries up to last_idx is durable. `written`: its bytes, which lie at `at` in the file; they
+     * are valid during this call, in which wal_flush starts nothing (wal_flushing is still true). */
     void (*on_durable)(void *ctx, uint64_t last_idx, struct lsn at, struct span written);
     /* The group about to be encoded will open this new segment: the one before is complete (its index can be written once
      * the group is durable). Called before any record of the new segment gets its position. */
     void (*on_roll)(void *ctx, uint64_t new_segment);
-    /* A refused append may succeed now (space came back, or the next segment's file is ready). */
+    /* Preparing space has ended, well or not: ask wal_fits again for what is waiting. */
     void (*on_space)(void *ctx);
 };
 
 struct wal *wal_new(const struct wal_config *config, struct env *env, const struct wal_callbacks *callbacks);
 void wal_free(struct wal *wal);
 
-/* Creates the first segment or recovers: newest segment with a valid header and checkpoint; scan; torn tail is cut, rot is
- * never cut (ERR_CORRUPT names the place; wal_damage then tells, and the wal takes no records); last batch written again and
- * synced, space behind it zeroed. Calls on_entry. The result says what it found. */
+/* Creates the first segment or recovers: the newest segment is scanned and on_entry called for each of its entries; a torn
+ * tail is cut; rot is never cut (then `damaged`: what is whole before and behind the hole was delivered, and the wal takes no
+ * records); the last batch is written again and synced, the space behind it zeroed. The caller's next step is a new term:
+ * wal_append_vote and wal_append_noop, as soon as wal_fits(WAL_TERM_BOUND) allows (on a full disk not at once).
+ * Errors: ERR_CORRUPT (the directory belongs to another cluster, bucket or format, a segment is missing, or both copies of
+ * the newest checkpoint are bad; the log line names it), ERR_FULL (first start), ERR_IO. */
 struct wal_recovery {
     uint64_t segments;          /* existing, the newest included */
     uint64_t first_segment;     /* oldest existing number */
@@ -94,8 +98,12 @@ uint64_t wal_entry_bound(const struct wal_event *events, uint32_t count);
 /* Largest entry that a segment of this configuration can hold. */
 uint64_t wal_entry_max(const struct wal *wal);
 
-/* Whether an entry of this bound can be encoded now. ERR_OK; ERR_AGAIN: not into the open group, but after the running
- * flush (the caller keeps the request; after on_durable or on_space it tries again); ERR_FULL: the disk has no room. */
+/* For a vote and a noop together. */
+#define WAL_TERM_BOUND (sizeof(struct vote_record) + sizeof(struct entry_head))
+
+/* Whether records of this bound (wal_entry_bound, <= wal_entry_max) can be encoded now. ERR_OK; ERR_AGAIN: not now, but after
+ * the flush of the open group, the running flush, or the running preparation of space (the caller keeps the request, calls
+ * wal_flush, and tries again after on_durable or on_space); ERR_FULL: the disk has no room; ERR_CORRUPT: damaged, never. */
 enum err wal_fits(struct wal *wal, uint64_t bound) MUST_CHECK;
 
 /* Encodes one transaction (after wal_fits said yes). Sets first_seq by the partition's next_seq and moves it. positions[i]
@@ -129,14 +137,15 @@ uint64_t wal_durable_end(const struct wal *wal, uint64_t segment);
 /* --- decoding; pure --- */
 /* Path of a segment's directory, "segments/0000000003"; returns text. */
 const char *wal_segment_dir(uint64_t segment, char text[static 32]);
-/* Checks length, CRC and position of an event's head: how many bytes from its entry's head to its end must be at hand.
- * `bytes` begins at the event. ERR_TRUNCATED: *ret_need bytes from the event's start are needed. */
+/* From the first bytes of an event (its event_head at least, else ERR_TRUNCATED): how far before it its entry's head is,
+ * and its length. Only plausibility is checked here (ERR_CORRUPT): wal_decode_event checks all of it. */
 enum err wal_event_extent(struct span bytes, uint32_t *ret_entry_distance, uint32_t *ret_len) MUST_CHECK;
 /* Decodes and verifies one event given the bytes of its entry_head (80) and of the event itself; offsets are theirs in the
  * segment. ERR_CORRUPT: a CRC, length or link is wrong. scratch is used for decompression and must outlive the view. */
 enum err wal_decode_event(const struct format_salt *salt, uint64_t entry_offset, struct span entry_head_bytes,
                           uint64_t event_offset, struct span event_bytes, struct buf *scratch, struct event_view *ret_event) MUST_CHECK;
-/* Iterates over the events of an entry: offset starts at sizeof(struct entry_head); ERR_NOTFOUND at the end. */
+/* Iterates over the events of an entry, verifying each: offset starts at sizeof(struct entry_head); ERR_NOTFOUND at the end
+ * (at once for a NOOP or CONFIG). *ret_position: offset / 8 of the event in its segment. */
 enum err wal_entry_event(const struct wal_entry *entry, const struct format_salt *salt, uint64_t *offset, struct buf *scratch,
                          struct event_view *ret_event, uint32_t *ret_position) MUST_CHECK;
 

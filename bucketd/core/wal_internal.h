@@ -1,0 +1,244 @@
+/* What the files of the log share among themselves: wal.c (open group, append, flush), wal_segment.c (files, space,
+ * rollover), wal_recover.c (start), wal_scan.c (reading segments), wal_decode.c (checks and decoding; pure). */
+#pragma once
+
+#include "bucketd/core/wal.h"
+#include "common/assert.h"
+#include "common/limits.h"
+
+/* A group leaves when it has grown to this, unless one entry alone is larger. */
+#define WAL_GROUP_BYTES (4ull << 20)
+/* Zeros are written and synced in pieces, so that a flush never waits long behind them. */
+#define WAL_ZERO_BYTES (256u << 10)
+#define WAL_STEP_MIN   (64ull << 10)
+#define WAL_STEP_MAX   (8ull << 20)
+/* What must fit behind every group: one witness (an empty batch) and the footer. */
+#define WAL_WITNESS_BYTES (2 * sizeof(struct batch_mark))
+#define WAL_RESERVE_BYTES (WAL_WITNESS_BYTES + sizeof(struct segment_footer))
+/* However small segments are configured: so much data fits in one. */
+#define WAL_DATA_BYTES_MIN 4096u
+/* Segments up to this size prepare their successor at once, larger ones when they are half full. */
+#define WAL_SPARE_AT_ONCE_BYTES (1ull << 20)
+/* Compression is tried from this many bytes of metadata and payload on. */
+#define WAL_COMPRESS_BYTES_MIN 128u
+#define WAL_READ_BYTES (1u << 20)
+
+/* --- wal_decode.c ------------------------------------------------------------------------------ */
+
+/* CRC state over the part of the salt that is the same in a whole segment. */
+uint32_t wal_salt_base(const struct format_salt *salt);
+
+static inline bool wal_magic_is(const uint8_t *bytes, uint64_t magic)
+{
+    return load_u64(bytes) == magic;
+}
+
+/* CRC of bytes that lie at `where`. */
+uint32_t wal_crc(uint32_t base, uint64_t where, const void *bytes, size_t len);
+/* CRC of a struct at `where` whose 4-byte crc field at crc_at counts as zeros. */
+uint32_t wal_crc_struct(uint32_t base, uint64_t where, const void *bytes, size_t len, size_t crc_at);
+
+uint64_t wal_chain_entry(uint64_t chain, const struct entry_head *head);
+uint64_t wal_chain_bytes(uint64_t chain, const void *bytes, size_t len);
+
+bool wal_mark_valid(uint32_t base, uint64_t where, const struct batch_mark *mark, uint64_t magic);
+
+/* A decoded event with the bytes the chain covers. */
+struct wal_decoded {
+    struct event_view view;
+    struct span canonical;
+    uint32_t index;
+    uint32_t len;
+};
+/* `bytes` begins at the event and may be longer than it. */
+enum err wal_decode(uint32_t base, uint64_t entry_offset, const struct entry_head *head, uint64_t event_offset,
+                    struct span bytes, struct buf *scratch, struct wal_decoded *ret) MUST_CHECK;
+
+static inline uint32_t wal_slot_count(uint32_t bucket, uint32_t bucket_count, uint32_t partition_count)
+{
+    return bucket >= partition_count ? 0 : (partition_count - bucket - 1) / bucket_count + 1;
+}
+
+/* --- state of the log at one place ----------------------------------------------------------- */
+
+struct wal_state {
+    uint64_t term, voted_for;
+    uint64_t last_idx, last_term, last_chain;
+    uint64_t batch_no;   /* of the last batch */
+    uint64_t config_idx;
+    uint64_t events;     /* stored in the bucket up to here */
+    uint64_t *next_seq;  /* by slot = partition / bucket_count */
+};
+
+/* --- wal_scan.c -------------------------------------------------------------------------------- */
+
+/* A file read through a window. */
+struct wal_reader {
+    struct disk *disk;
+    struct file *file;
+    uint64_t size;
+    struct buf window;
+    uint64_t start;      /* offset of the window's first byte */
+};
+enum err wal_reader_open(struct wal_reader *reader, struct disk *disk, const char *path) MUST_CHECK;
+void wal_reader_close(struct wal_reader *reader);
+/* *ret_bytes stays valid until the next call; aligned as `offset` is. ERR_TRUNCATED: the file ends before. */
+enum err wal_reader_get(struct wal_reader *reader, uint64_t offset, size_t len, const uint8_t **ret_bytes) MUST_CHECK;
+
+/* The fixed front part and, where there is one, the footer. */
+struct wal_front {
+    struct segment_header header;
+    bool header_bad;             /* damaged; then `header` is made from the salt and the counts given */
+    struct checkpoint checkpoint;
+    unsigned checkpoints_bad;    /* copies, 0..2 */
+    bool sealed;
+    struct segment_footer footer;
+};
+/* next_seq: filled from the checkpoint's partition states where not NULL, in their order. Finds both copies bad: ERR_CORRUPT. A header
+ * that is whole but of another cluster, bucket, segment, node or format: ERR_CORRUPT, with *ret_what saying expected and found. */
+enum err wal_front_read(struct wal_reader *reader, const struct segment_header *expected, struct wal_front *ret,
+                        uint64_t **ret_next_seq, struct buf *what) MUST_CHECK;
+/* What a header of this configuration looks like, without its CRC. */
+struct segment_header wal_header_make(const struct wal_config *config, uint64_t segment);
+
+/* One pass over the batches of a segment. In: the first group of fields. */
+struct wal_pass {
+    struct wal_reader *reader;
+    struct format_salt salt;
+    uint32_t bucket_count, partition_count;
+    const struct wal_scan *scan;
+    bool deep;               /* every event and the chain too */
+    bool complete;           /* nothing can be torn: sealed, or another segment follows */
+    uint64_t data_start;
+    uint64_t data_limit;     /* where the footer begins, or the file ends */
+    struct wal_state state;  /* at data_start; moved along */
+
+    uint32_t base;
+    uint64_t data_end;
+    uint64_t batches, entries, events, first_idx;
+    uint64_t last_offset, last_bytes, last_records; /* the last batch */
+    uint64_t torn_bytes;
+    uint64_t problems, rots, rot_offset; /* first rot */
+    bool gap;                /* the batch before this one is missing */
+    bool gapped;             /* one was */
+    struct buf scratch;
+};
+enum err wal_pass_run(struct wal_pass *pass) MUST_CHECK;
+
+/* --- the writer --------------------------------------------------------------------------------- */
+
+/* The bytes of one batch, head first. */
+struct wal_group {
+    struct buf bytes;
+    struct lsn at;           /* of its head */
+    struct file *file;
+    uint64_t first_idx, last_idx;
+    uint32_t records;
+    bool rolls;              /* opens a new segment */
+};
+
+/* What the flush of a group that opens a new segment does before it. */
+struct wal_roll {
+    struct file *old_file;
+    uint64_t old_segment;
+    bool footer_needed;
+    struct segment_footer footer;
+    struct segment_header header;
+    struct buf checkpoint;   /* one copy */
+};
+
+struct wal_flush_job {
+    struct job job;
+    struct wal *wal;
+    struct wal_group *group;
+    struct wal_roll *roll;   /* NULL: none */
+    uint32_t base;
+    enum err result;
+    const char *what;        /* that failed */
+};
+
+/* Allocates and zeroes [from, to) of a file: the open segment's, or the spare's, which it makes. */
+struct wal_space_job {
+    struct job job;
+    struct wal *wal;
+    bool running;
+    struct file *file;
+    uint64_t segment;
+    uint64_t from, need, to; /* need <= to: what must be had at least */
+    const uint8_t *zeros;    /* WAL_ZERO_BYTES of them */
+    uint64_t reached;
+    enum err result;
+};
+
+struct wal {
+    struct wal_config config;
+    struct env *env;
+    struct wal_callbacks callbacks;
+    uint32_t slots;
+
+    struct wal_state tail;
+    uint64_t durable_idx;
+    struct lsn durable;          /* end of what is synced */
+    struct lsn head;             /* where the open group's batch begins */
+    uint64_t *checkpoint_seq;
+    uint64_t events_before;
+
+    /* The segment records go to. */
+    struct file *file;
+    uint64_t zeroed_end;         /* allocated and zeroed up to here */
+    uint64_t data_limit;         /* groups, reserve included, end here at the latest */
+    uint64_t step;
+    uint64_t segment_batches, segment_entries, segment_events, segment_first_idx;
+    uint32_t base;               /* salt */
+    bool sealed;                 /* complete on disk: the next group must roll */
+    bool witness_due;
+
+    /* The next one. */
+    struct file *spare;
+    uint64_t spare_zeroed;
+    bool spare_wanted_once;
+
+    struct wal_group groups[2];
+    struct wal_group *open;
+    struct wal_flush_job flush;
+    struct wal_roll roll;
+    struct wal_space_job ahead;      /* extends the open segment */
+    struct wal_space_job spare_job;  /* makes or extends the spare */
+    struct buf compressed;
+    void *lz4;
+    uint8_t *zeros;
+
+    uint64_t disk_bytes;
+    bool flushing, disk_full, damaged, failed;
+};
+
+/* wal.c */
+void wal_group_open(struct wal *wal, struct wal_group *group);
+/* Encodes the CONFIG entry of idx 1, made from the settings. */
+void wal_append_config(struct wal *wal);
+/* Completes head and tail of a group: number, CRCs. `synced` and `hint` as known when it is written. */
+void wal_group_mark(struct wal *wal, struct wal_group *group);
+void wal_group_finish(struct wal_group *group, uint32_t base);
+void wal_failed(struct wal *wal, enum err err, const char *what);
+
+/* wal_segment.c */
+void wal_data_path(uint64_t segment, bool is_new, char text[static 48]);
+struct format_salt wal_salt(const struct wal *wal, uint64_t segment);
+/* Where groups and reserve must end in a segment. */
+uint64_t wal_limit(const struct wal_config *config, uint64_t data_start);
+uint64_t wal_data_start(uint32_t slots);
+uint64_t wal_step(const struct wal_config *config);
+/* Renders one copy of the checkpoint of the tail state, without CRC. */
+void wal_checkpoint_make(const struct wal *wal, struct buf *out);
+/* Writes header and both copies; not synced. */
+enum err wal_front_write(struct disk *disk, struct file *file, uint32_t base, struct segment_header *header,
+                         struct buf *checkpoint) MUST_CHECK;
+/* Whether `need` bytes of entry fit behind the open group's records; starts what is missing. */
+enum err wal_space_fits(struct wal *wal, uint64_t bound) MUST_CHECK;
+/* Starts preparing what will be needed soon. */
+void wal_space_poll(struct wal *wal);
+enum err wal_roll_write(struct wal_flush_job *job, struct disk *disk) MUST_CHECK;
+/* The same work as the jobs do, now (recovery). ERR_FULL sets disk_full only. */
+enum err wal_space_prepare_now(struct wal *wal) MUST_CHECK;
+enum err wal_zero(struct disk *disk, struct file *file, const uint8_t *zeros, uint64_t from, uint64_t to,
+                  uint64_t *ret_reached) MUST_CHECK;
