@@ -44,23 +44,28 @@ struct samples {
     size_t count, max;
 };
 
-static int run_requests(int argc, char **argv);
-static int run_live(int argc, char **argv);
-static int run_fanout(int argc, char **argv);
+static void run_requests(char **argv);
+static void run_fanout(const char *port_text, const char *subscribers_text, const char *count_text);
 static void print_result(const struct samples *samples, uint64_t ns, uint64_t done, uint64_t events);
 
 int main(int argc, char **argv)
 {
-    if (argc >= 2 && strcmp(argv[1], "requests") == 0 && argc == 7)
-        return run_requests(argc, argv);
-    if (argc >= 2 && strcmp(argv[1], "live") == 0 && argc == 4)
-        return run_live(argc, argv);
-    if (argc >= 2 && strcmp(argv[1], "fanout") == 0 && argc == 5)
-        return run_fanout(argc, argv);
-    fprintf(stderr, "usage: load requests PORT FILE CONNECTIONS PIPELINE COUNT\n"
-                    "       load live PORT COUNT\n"
-                    "       load fanout PORT SUBSCRIBERS COUNT\n");
-    return 2;
+    const char *mode = argc >= 2 ? argv[1] : "";
+
+    if (strcmp(mode, "requests") == 0 && argc == 7) {
+        run_requests(argv);
+    } else if (strcmp(mode, "live") == 0 && argc == 4) {
+        run_fanout(argv[2], "1", argv[3]);
+    } else if (strcmp(mode, "fanout") == 0 && argc == 5) {
+        run_fanout(argv[2], argv[3], argv[4]);
+    } else {
+        fprintf(stderr, "usage: load requests PORT FILE CONNECTIONS PIPELINE COUNT\n"
+                        "       load live PORT COUNT\n"
+                        "       load fanout PORT SUBSCRIBERS COUNT\n");
+        return 2;
+    }
+    fflush(stdout);
+    _exit(0); /* memory and sockets go with the process */
 }
 
 /* --- small things ------------------------------------------------------------------------------ */
@@ -280,9 +285,8 @@ static void send_batch(struct connection *connection, const struct commands *com
     send_all(connection->fd, batch, len);
 }
 
-static int run_requests(int argc, char **argv)
+static void run_requests(char **argv)
 {
-    (void)argc;
     unsigned long port = parse_number(argv[2], "port", 65535);
     struct commands commands = load_commands(argv[3]);
     unsigned long count = parse_number(argv[4], "connections", CONNECTIONS_MAX);
@@ -321,7 +325,6 @@ static int run_requests(int argc, char **argv)
     for (unsigned long i = 0; i < count; i++)
         events += connections[i].counter.events;
     print_result(&samples, took, done, events);
-    return 0;
 }
 
 /* --- live and fan-out -------------------------------------------------------------------------- */
@@ -337,20 +340,12 @@ static void send_append(struct connection *writer, const char *stream, unsigned 
     send_all(writer->fd, line, (size_t)len);
 }
 
-static int run_live(int argc, char **argv)
-{
-    (void)argc;
-    char *arguments[] = {argv[0], argv[1], argv[2], (char[]){"1"}, argv[3]};
-    return run_fanout(5, arguments);
-}
-
 /* Each event is sent when all subscribers have the one before; a sample is the time until the last one has it. */
-static int run_fanout(int argc, char **argv)
+static void run_fanout(const char *port_text, const char *subscribers_text, const char *count_text)
 {
-    (void)argc;
-    unsigned long port = parse_number(argv[2], "port", 65535);
-    unsigned long subscribers = parse_number(argv[3], "subscribers", CONNECTIONS_MAX);
-    unsigned long count = parse_number(argv[4], "count", 10000000ul);
+    unsigned long port = parse_number(port_text, "port", 65535);
+    unsigned long subscribers = parse_number(subscribers_text, "subscribers", CONNECTIONS_MAX);
+    unsigned long count = parse_number(count_text, "count", 10000000ul);
     struct samples samples = {allocate(count, sizeof(uint32_t)), 0, count};
     struct epoll_event ready[64];
     struct connection writer = {0};
@@ -381,7 +376,6 @@ static int run_fanout(int argc, char **argv)
             receive(&writer, true);
     }
     print_result(&samples, now_ns() - start, count, got);
-    return 0;
 }
 
 /* --- result ------------------------------------------------------------------------------------ */
