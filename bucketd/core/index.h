@@ -71,9 +71,12 @@ enum err index_check_all(struct index *index) MUST_CHECK;
 /* Frees memory, or unmaps; the files stay. disk is needed for a mapped index only. */
 void index_free(struct index *index, struct disk *disk);
 
-/* --- lookups, both forms --- */
-/* ERR_OK, ERR_NOTFOUND, ERR_CORRUPT. An event id is matched by a 64-bit hash of it in files: *ret_position is a
- * candidate whose id the caller compares; `skip` = how many candidates with the same hash to pass over (0 at first). */
+/* --- lookups, both forms ---
+ * Several threads may look up at once while nobody adds or pops. What index_find_stream and index_find_partition return
+ * is valid until the next index_pop, and only for this index. */
+/* ERR_OK, ERR_NOTFOUND, ERR_CORRUPT. Files match an event id by some 40 to 60 bits of its hash: *ret_position
+ * is a candidate whose id the caller compares; `skip` = how many candidates to pass over (0 at first). In memory the
+ * id itself is compared. */
 enum err index_find_event(struct index *index, const struct uuid *event_id, uint32_t skip, uint32_t *ret_position) MUST_CHECK;
 /* Exact: the stream id itself is compared. */
 enum err index_find_stream(struct index *index, uint32_t partition, struct span stream, struct index_stream *ret_stream) MUST_CHECK;

@@ -1,8 +1,8 @@
 /* The in-memory form of the index: events in log order, hash tables from event id and from (partition, stream id),
  * and a growing list of positions for each stream and partition. */
 #include <stdlib.h>
-#include <xxhash.h>
 
+#include "bucketd/core/index_format.h"
 #include "bucketd/core/index_internal.h"
 #include "bucketd/core/index_table.h"
 #include "common/limits.h"
@@ -297,12 +297,12 @@ struct index_memory_partition index_memory_partition(const struct index_memory *
 
 static uint64_t hash_event(const struct index_memory *memory, const struct uuid *id)
 {
-    return XXH3_64bits_withSeed(id->bytes, sizeof id->bytes, memory->seed);
+    return index_hash_event(memory->seed, id);
 }
 
 static uint64_t hash_stream(const struct index_memory *memory, uint32_t partition, struct span name)
 {
-    return XXH3_64bits_withSeed(name.ptr, name.len, memory->seed + 0x9e3779b97f4a7c15u * (partition + 1ull));
+    return index_hash_stream(memory->seed, partition, name);
 }
 
 static struct span stream_name(const struct stream_record *stream)
