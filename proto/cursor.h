@@ -17,7 +17,8 @@ struct cursor {
 
 static inline struct cursor cursor_of(struct span span)
 {
-    return (struct cursor){.at = span.ptr, .end = span.ptr + span.len};
+    /* An empty span may have no address to add to. */
+    return (struct cursor){.at = span.ptr, .end = span.len > 0 ? span.ptr + span.len : span.ptr};
 }
 
 static inline size_t cursor_left(const struct cursor *cursor)

@@ -18,7 +18,7 @@ enum resp_arg_type {
 };
 
 struct resp_arg {
-    struct span value;        /* view into the input buffer, or into the reader for inline words with quotes */
+    struct span value;        /* view into the input buffer */
     enum resp_arg_type type;
     const char *kind;         /* "string", "number", "null", "boolean", "double", "array", "map", ... for error texts */
 };
@@ -48,6 +48,8 @@ enum err resp_reader_next(struct resp_reader *reader, const struct resp_arg **re
                           const char **ret_error) MUST_CHECK;
 /* Bytes that are buffered and not yet consumed. */
 size_t resp_reader_buffered(const struct resp_reader *reader);
+/* Gives all memory back where nothing is buffered: for a connection that has gone quiet. Invalidates args. */
+void resp_reader_trim(struct resp_reader *reader);
 
 /* --- writer; proto is 2 or 3 --- */
 void resp_simple(struct buf *out, struct span text);          /* CR and LF become spaces */
