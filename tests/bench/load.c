@@ -1,9 +1,13 @@
-/* A load generator for what redis-benchmark can't do: commands with ids from a list, scans counted in events,
- * the way of a live event, fan-out to many subscribers. Prints one line of JSON.
+/* A load generator for what redis-benchmark can't do: commands with ids from a list, scans
+ * counted in events, the way of a live event, fan-out to many subscribers. Prints one line of
+ * JSON.
  *
- *   load requests PORT FILE CONNECTIONS PIPELINE COUNT   random lines of FILE, each a command (words by spaces)
- *   load live PORT COUNT                                 append sent -> push received, one at a time
- *   load fanout PORT SUBSCRIBERS COUNT                   one event to all subscribers, one event at a time */
+ *   load requests PORT FILE CONNECTIONS PIPELINE COUNT   random lines of FILE, each a command
+ *   (words by spaces)
+ *   load live PORT COUNT                                 append sent -> push received, one at a
+ *   time
+ *   load fanout PORT SUBSCRIBERS COUNT                   one event to all subscribers, one event
+ *   at a time */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/tcp.h>
@@ -46,7 +50,8 @@ struct samples {
 
 static void run_requests(char **argv);
 static void run_fanout(const char *port_text, const char *subscribers_text, const char *count_text);
-static void print_result(const struct samples *samples, uint64_t ns, uint64_t done, uint64_t events);
+static void print_result(const struct samples *samples, uint64_t ns, uint64_t done,
+                         uint64_t events);
 
 int main(int argc, char **argv)
 {
@@ -68,7 +73,7 @@ int main(int argc, char **argv)
     _exit(0); /* memory and sockets go with the process */
 }
 
-/* --- small things ------------------------------------------------------------------------------ */
+/* --- small things ----------------------------------------------------------------------------- */
 
 static void fail(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
 static void fail(const char *format, ...)
@@ -113,7 +118,7 @@ static void samples_add(struct samples *samples, uint64_t ns)
         samples->us[samples->count++] = (uint32_t)(ns / 1000);
 }
 
-/* --- connections ------------------------------------------------------------------------------- */
+/* --- connections ------------------------------------------------------------------------------ */
 
 static void send_all(int fd, const char *bytes, size_t len)
 {
@@ -128,7 +133,8 @@ static void send_all(int fd, const char *bytes, size_t len)
     }
 }
 
-/* Reads what is there; blocks for it where `wait`. Returns the number of replies that became whole. */
+/* Reads what is there; blocks for it where `wait`. Returns the number of replies that became whole.
+ */
 static uint64_t receive(struct connection *connection, bool wait)
 {
     static _Thread_local char bytes[RECEIVE_BYTES];
@@ -205,7 +211,7 @@ static int wait_events(int epoll, struct epoll_event *events, int max)
     return count < 0 ? 0 : count;
 }
 
-/* --- requests ---------------------------------------------------------------------------------- */
+/* --- requests --------------------------------------------------------------------------------- */
 
 /* One line of words as an array of bulk strings. */
 static void encode_line(FILE *out, char *line)
@@ -262,8 +268,8 @@ static uint64_t next_random(uint64_t *state)
 }
 
 /* Sends the next batch of `count` random commands. */
-static void send_batch(struct connection *connection, const struct commands *commands, unsigned count,
-                       uint64_t *random)
+static void send_batch(struct connection *connection, const struct commands *commands,
+                       unsigned count, uint64_t *random)
 {
     static char batch[COMMAND_BYTES_MAX];
     size_t len = 0;
@@ -327,20 +333,22 @@ static void run_requests(char **argv)
     print_result(&samples, took, done, events);
 }
 
-/* --- live and fan-out -------------------------------------------------------------------------- */
+/* --- live and fan-out ------------------------------------------------------------------------- */
 
 /* Sends version `version` of the stream, expecting the one before. */
 static void send_append(struct connection *writer, const char *stream, unsigned long version)
 {
     char line[256];
     int len = version == 0
-                  ? snprintf(line, sizeof line, "EAPPEND %s Ev EXPECTED_VERSION empty PAYLOAD x\r\n", stream)
-                  : snprintf(line, sizeof line, "EAPPEND %s Ev EXPECTED_VERSION %lu PAYLOAD x\r\n", stream,
-                             version - 1);
+                  ? snprintf(line, sizeof line,
+                             "EAPPEND %s Ev EXPECTED_VERSION empty PAYLOAD x\r\n", stream)
+                  : snprintf(line, sizeof line, "EAPPEND %s Ev EXPECTED_VERSION %lu PAYLOAD x\r\n",
+                             stream, version - 1);
     send_all(writer->fd, line, (size_t)len);
 }
 
-/* Each event is sent when all subscribers have the one before; a sample is the time until the last one has it. */
+/* Each event is sent when all subscribers have the one before; a sample is the time until the
+ * last one has it. */
 static void run_fanout(const char *port_text, const char *subscribers_text, const char *count_text)
 {
     unsigned long port = parse_number(port_text, "port", 65535);
@@ -378,7 +386,7 @@ static void run_fanout(const char *port_text, const char *subscribers_text, cons
     print_result(&samples, now_ns() - start, count, got);
 }
 
-/* --- result ------------------------------------------------------------------------------------ */
+/* --- result ----------------------------------------------------------------------------------- */
 
 static int compare_us(const void *a, const void *b)
 {
@@ -396,7 +404,8 @@ static void print_result(const struct samples *samples, uint64_t ns, uint64_t do
     double seconds = (double)ns / 1e9;
     qsort(samples->us, samples->count, sizeof *samples->us, compare_us);
     printf("{\"done\": %lu, \"events\": %lu, \"seconds\": %.6f, \"per_second\": %.1f, "
-           "\"events_per_second\": %.1f, \"p50_us\": %u, \"p99_us\": %u, \"p999_us\": %u, \"max_us\": %u}\n",
+           "\"events_per_second\": %.1f, \"p50_us\": %u, \"p99_us\": %u, \"p999_us\": %u, "
+           "\"max_us\": %u}\n",
            (unsigned long)done, (unsigned long)events, seconds, (double)done / seconds,
            (double)events / seconds, percentile(samples, 500), percentile(samples, 990),
            percentile(samples, 999), samples->us[samples->count - 1]);

@@ -1,5 +1,6 @@
-/* Counts whole RESP values in a stream of bytes without keeping them: replies, pushes, errors, and how many
- * events they hold. Resumable at every byte; one counter of values still owed takes the place of a stack. */
+/* Counts whole RESP values in a stream of bytes without keeping them: replies, pushes, errors,
+ * and how many events they hold. Resumable at every byte; one counter of values still owed takes
+ * the place of a stack. */
 #pragma once
 
 #include <stdbool.h>
