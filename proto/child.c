@@ -124,7 +124,7 @@ void child_flush(struct child *child)
 
 static void parse_args(int argc, char **argv, struct child_args *ret_args, uint64_t *ret_parent)
 {
-    enum { INDEX = 1, BOOT, SUPERVISOR_BOOT, SUPERVISOR, CONFIG_FD, PARENT, OPTIONS };
+    enum { INDEX = 1, BOOT, SUPERVISOR_BOOT, SUPERVISOR, CONFIG_FD, PARENT, CLUSTER, OPTIONS };
     static const struct option options[] = {
         {"index", required_argument, NULL, INDEX},
         {"boot", required_argument, NULL, BOOT},
@@ -132,6 +132,7 @@ static void parse_args(int argc, char **argv, struct child_args *ret_args, uint6
         {"supervisor", required_argument, NULL, SUPERVISOR},
         {"config-fd", required_argument, NULL, CONFIG_FD},
         {"parent", required_argument, NULL, PARENT},
+        {"cluster", required_argument, NULL, CLUSTER},
         {0},
     };
     const char *values[OPTIONS] = {0};
@@ -152,6 +153,8 @@ static void parse_args(int argc, char **argv, struct child_args *ret_args, uint6
         .supervisor_path = values[SUPERVISOR],
         .config_fd = (int)parse_number("config-fd", values[CONFIG_FD]),
     };
+    if (!uuid_parse(span_str(values[CLUSTER]), &ret_args->cluster_id))
+        refuse("not a UUID: --", "cluster");
     *ret_parent = parse_number("parent", values[PARENT]);
 }
 

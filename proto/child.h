@@ -8,11 +8,13 @@
 struct child;
 
 /* What the supervisor put on the command line:
- *   sierradb-bucketd --index 3 --boot 17 --supervisor-boot 1 --supervisor /…/run/sup-b3.17.ipc --config-fd 3 --parent 4711 */
+ *   sierradb-bucketd --index 3 --boot 17 --supervisor-boot 1 --supervisor /…/run/sup-b3.17.ipc --config-fd 3 --parent 4711
+ *     --cluster 0c3f…  (its id) */
 struct child_args {
     uint64_t index;             /* bucket number; 0 for netd */
     uint64_t boot, supervisor_boot;
     const char *supervisor_path;
+    struct uuid cluster_id;
     int config_fd;
 };
 
