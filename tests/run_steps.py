@@ -52,6 +52,7 @@ def steps(full):
     example = "tests/example --full" if full else "tests/example --fraction 0.1"
     return [
         Step("tidy", f"{PYTHON} tests/tidy.py", minutes=2),
+        Step("docs", f"{PYTHON} tests/doc_tables.py", minutes=2),
         Step("build-asan", "tests/build asan"),
         Step("build-release", "tests/build release"),
         Step("symbols", f"{PYTHON} tests/check_core_symbols.py build", release, release, minutes=2),
