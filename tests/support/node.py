@@ -79,7 +79,7 @@ class StartError(Exception):
 class Node:
     """config: dotted keys, given as SIERRADB_<SECTION>_<KEY>; args: further command line."""
 
-    def __init__(self, data_dir, port, config=None, build=None, args=(), wait=True, password=None):
+    def __init__(self, data_dir, port, config=None, build=None, args=(), wait=True, password=None, log_path=None):
         self.build = build or build_dir()
         self.dir = str(data_dir)
         self.port = port
@@ -87,7 +87,7 @@ class Node:
         self.args = list(args)
         self.password = password
         self.process = None
-        self.log_path = self.dir.rstrip("/") + ".log"
+        self.log_path = log_path or self.dir.rstrip("/") + ".log"
         os.makedirs(os.path.dirname(self.log_path), exist_ok=True)
         if wait is not None:
             self.start(wait)

@@ -1,0 +1,28 @@
+"""Counting expectations, and the last line of every script."""
+
+import sys
+import traceback
+
+
+class Result:
+    def __init__(self):
+        self.passed = self.failed = 0
+
+    def expect(self, good, what):
+        self.passed += bool(good)
+        self.failed += not good
+        if not good:
+            print(f"FAILED: {what}", flush=True)
+        return bool(good)
+
+    def run(self, step):
+        """One step; an exception in it is a failure, and the next steps run all the same."""
+        try:
+            step()
+        except Exception as error:
+            traceback.print_exc()
+            self.expect(False, f"{type(error).__name__}: {error}")
+
+    def finish(self):
+        print(f"{self.passed} passed, {self.failed} failed")
+        sys.exit(1 if self.failed or not self.passed else 0)
