@@ -94,10 +94,12 @@ struct wal_front {
     bool sealed;
     struct segment_footer footer;
 };
-/* next_seq: filled from the checkpoint's partition states where not NULL, in their order. Finds both copies bad: ERR_CORRUPT. A header
- * that is whole but of another cluster, bucket, segment, node or format: ERR_CORRUPT, with *ret_what saying expected and found. */
-enum err wal_front_read(struct wal_reader *reader, const struct segment_header *expected, struct wal_front *ret,
-                        uint64_t **ret_next_seq, struct buf *what) MUST_CHECK;
+/* Reads it all. `expected` (may be NULL: whatever the header says, if it is of the salt's bucket) also stands in for a header
+ * that is damaged. *ret_next_seq: malloc'ed, by slot. ERR_CORRUPT, with text in `what`: the header is whole but says something
+ * else than expected; it is damaged and nothing was expected; both copies of the checkpoint are bad. */
+enum err wal_front_read(struct wal_reader *reader, const struct format_salt *salt,
+                        const struct segment_header *expected, struct wal_front *ret, uint64_t **ret_next_seq,
+                        struct buf *what) MUST_CHECK;
 /* What a header of this configuration looks like, without its CRC. */
 struct segment_header wal_header_make(const struct wal_config *config, uint64_t segment);
 
@@ -123,6 +125,8 @@ struct wal_pass {
     bool gapped;             /* one was */
     struct buf scratch;
 };
+/* Sets the pass to the front's data and state (but for next_seq). */
+void wal_pass_begin(struct wal_pass *pass, const struct wal_front *front);
 enum err wal_pass_run(struct wal_pass *pass) MUST_CHECK;
 
 /* --- the writer --------------------------------------------------------------------------------- */
@@ -141,6 +145,7 @@ struct wal_group {
 struct wal_roll {
     struct file *old_file;
     uint64_t old_segment;
+    uint32_t old_base;
     bool footer_needed;
     struct segment_footer footer;
     struct segment_header header;
@@ -196,7 +201,6 @@ struct wal {
     /* The next one. */
     struct file *spare;
     uint64_t spare_zeroed;
-    bool spare_wanted_once;
 
     struct wal_group groups[2];
     struct wal_group *open;
@@ -210,6 +214,7 @@ struct wal {
 
     uint64_t disk_bytes;
     bool flushing, disk_full, damaged, failed;
+    bool opening;                /* in wal_open: space is prepared at once, not by jobs */
 };
 
 /* wal.c */
@@ -230,15 +235,22 @@ uint64_t wal_data_start(uint32_t slots);
 uint64_t wal_step(const struct wal_config *config);
 /* Renders one copy of the checkpoint of the tail state, without CRC. */
 void wal_checkpoint_make(const struct wal *wal, struct buf *out);
+/* The head moves to the beginning of a segment that is about to be opened; the tail is its checkpoint's state. */
+void wal_segment_begin(struct wal *wal, uint64_t segment, struct file *file, uint64_t zeroed_end);
 /* Writes header and both copies; not synced. */
 enum err wal_front_write(struct disk *disk, struct file *file, uint32_t base, struct segment_header *header,
                          struct buf *checkpoint) MUST_CHECK;
-/* Whether `need` bytes of entry fit behind the open group's records; starts what is missing. */
+/* Writes it, cuts the file behind it, syncs. */
+enum err wal_footer_write(struct disk *disk, struct file *file, uint32_t base, struct segment_footer *footer) MUST_CHECK;
+/* Gives data.new its name, durably. */
+enum err wal_publish(struct disk *disk, uint64_t segment) MUST_CHECK;
+/* Whether records of `bound` fit behind the open group's records; starts what is missing. */
 enum err wal_space_fits(struct wal *wal, uint64_t bound) MUST_CHECK;
 /* Starts preparing what will be needed soon. */
 void wal_space_poll(struct wal *wal);
+/* The work of the spare's job: makes the file, gets the space. */
+enum err wal_spare_prepare(struct wal_space_job *job, struct disk *disk) MUST_CHECK;
 enum err wal_roll_write(struct wal_flush_job *job, struct disk *disk) MUST_CHECK;
-/* The same work as the jobs do, now (recovery). ERR_FULL sets disk_full only. */
-enum err wal_space_prepare_now(struct wal *wal) MUST_CHECK;
+/* Writes zeros to [from, to), synced piece by piece. */
 enum err wal_zero(struct disk *disk, struct file *file, const uint8_t *zeros, uint64_t from, uint64_t to,
                   uint64_t *ret_reached) MUST_CHECK;
