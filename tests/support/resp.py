@@ -128,7 +128,7 @@ class Parser:
                 return False, None
             kind = self.buffer[self.at:self.at + 1]
             rest = self.buffer[self.at + 1:end]
-            if kind in b"*%>" and kind:
+            if kind in b"*%>~" and kind:
                 count = int(rest)
                 self.at = end + 2
                 if count < 0:
