@@ -74,7 +74,7 @@ void index_free(struct index *index, struct disk *disk);
 /* --- lookups, both forms ---
  * Several threads may look up at once while nobody adds or pops. What index_find_stream and index_find_partition return
  * is valid until the next index_pop, and only for this index. */
-/* ERR_OK, ERR_NOTFOUND, ERR_CORRUPT. Files match an event id by some 40 to 60 bits of its hash: *ret_position
+/* ERR_OK, ERR_NOTFOUND, ERR_CORRUPT. Files match an event id by 32 bits of its hash and more: *ret_position
  * is a candidate whose id the caller compares; `skip` = how many candidates to pass over (0 at first). In memory the
  * id itself is compared. */
 enum err index_find_event(struct index *index, const struct uuid *event_id, uint32_t skip, uint32_t *ret_position) MUST_CHECK;
