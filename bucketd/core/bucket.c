@@ -246,7 +246,7 @@ static void wal_on_space(void *ctx)
 void bucket_begin_term(struct bucket *bucket)
 {
     if (bucket->term_begun || bucket->damaged ||
-        wal_fits(bucket->wal, sizeof(struct entry_head) + sizeof(struct vote_record)) != ERR_OK)
+        wal_fits(bucket->wal, WAL_TERM_BOUND) != ERR_OK)
         return;
     wal_append_vote(bucket->wal, wal_term(bucket->wal) + 1, (uint64_t)bucket->config.node + 1);
     wal_append_noop(bucket->wal);
