@@ -502,9 +502,10 @@ def counter():
 
 
 class Progress:
-    def __init__(self, label, total):
+    def __init__(self, label, total, start=None):
         self.label, self.total = label, total
-        self.start = self.shown = time.monotonic()
+        self.shown = time.monotonic()
+        self.start = start or self.shown
         self.tty = sys.stderr.isatty()
         self.rate = 0.0
 
@@ -581,7 +582,7 @@ def append_and_follow(options, flights, hashes, partitions):
     wait_all(writers, show)
     rate = bar.rate
     seconds = time.monotonic() - bar.start
-    bar = Progress("following", total_events)
+    bar = Progress("following", total_events, bar.start)
     wait_all([follower], lambda last: bar.show(followed.value, "", last))
     return total_events, rate, seconds, follower.result
 
