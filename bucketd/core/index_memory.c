@@ -15,7 +15,6 @@ struct event_record {
 _Static_assert(sizeof(struct event_record) == 24, "one for each event");
 
 #define INLINE_POSITIONS 2u
-#define LIST_MIN         4u
 
 /* Followed by the name, padded to STREAM_UNIT. A stream's slot is its place in units, so that finding one costs one
  * cache miss for the table and one for the record with its name. */
@@ -28,7 +27,7 @@ struct stream_record {
     uint64_t first_version;
     union {
         uint32_t few[INLINE_POSITIONS]; /* count <= INLINE_POSITIONS */
-        uint32_t *many;                 /* room for the next power of two, at least LIST_MIN */
+        uint32_t *many;                 /* room for the next power of two, at least LIST_ROOM_MIN */
     } positions;
 };
 _Static_assert(sizeof(struct stream_record) == 40, "one for each stream");
@@ -39,7 +38,7 @@ struct partition_record {
     uint64_t first_seq;
     uint32_t *positions;
     uint32_t count;
-    uint32_t cap;
+    uint32_t room;
     uint32_t partition;
 };
 
@@ -55,7 +54,7 @@ struct index_memory {
     uint32_t partition_count, partition_cap;
     uint32_t *partition_slots; /* by partition: slot + 1; 0 = none */
     uint32_t partition_slot_cap;
-    size_t list_bytes; /* of all position lists */
+    struct lists lists; /* positions of streams and partitions */
 };
 
 static uint64_t hash_event(const struct index_memory *memory, const struct uuid *id);
@@ -70,6 +69,7 @@ static void stream_pop(struct index_memory *memory, struct stream_record *stream
 static void partition_push(struct index_memory *memory, struct partition_record *partition, uint32_t position);
 static struct span stream_name(const struct stream_record *stream);
 static uint32_t stream_units(size_t name_len);
+static uint32_t list_room(uint32_t count);
 static const uint32_t *stream_positions(const struct stream_record *stream);
 
 static struct event_record *event_at(const struct index_memory *memory, uint32_t i)
@@ -89,6 +89,7 @@ struct index_memory *index_memory_new(uint64_t hash_seed)
     memory->seed = hash_seed;
     memory->events.item_bytes = sizeof(struct event_record);
     memory->streams.item_bytes = STREAM_UNIT;
+    memory->lists.units.item_bytes = LIST_UNIT_BYTES;
     table_init(&memory->event_table, TABLE_BITS_MIN);
     table_init(&memory->stream_table, TABLE_BITS_MIN);
     return memory;
@@ -98,11 +99,15 @@ void index_memory_free(struct index_memory *memory)
 {
     struct index_memory_stream stream = {0};
     while (index_memory_next_stream(memory, &stream)) {
-        if (stream.count > INLINE_POSITIONS)
-            free(stream_at(memory, stream.slot)->positions.many);
+        if (stream.count > LIST_ROOM_SHORT) {
+            uint32_t *positions = stream_at(memory, stream.slot)->positions.many;
+            list_free(&memory->lists, positions, list_room(stream.count));
+        }
     }
     for (uint32_t i = 0; i < memory->partition_count; i++)
-        free(memory->partitions[i].positions);
+        list_free(&memory->lists, memory->partitions[i].positions, memory->partitions[i].room);
+    ASSERT(memory->lists.long_bytes == 0);
+    lists_release(&memory->lists);
     free(memory->partitions);
     free(memory->partition_slots);
     free(memory->event_table.cells);
@@ -164,8 +169,7 @@ void index_memory_pop(struct index_memory *memory)
     if (partition->count == 0) {
         ASSERT(partition == &memory->partitions[memory->partition_count - 1]);
         memory->partition_slots[partition->partition] = 0;
-        memory->list_bytes -= partition->cap * sizeof *partition->positions;
-        free(partition->positions);
+        list_free(&memory->lists, partition->positions, partition->room);
         memory->partition_count--;
     }
     chunked_truncate(&memory->events, number);
@@ -176,7 +180,7 @@ size_t index_memory_bytes(const struct index_memory *memory)
     return sizeof *memory + chunked_bytes(&memory->events) + chunked_bytes(&memory->streams) +
            table_bytes(&memory->event_table) + table_bytes(&memory->stream_table) +
            memory->partition_cap * sizeof *memory->partitions +
-           memory->partition_slot_cap * sizeof *memory->partition_slots + memory->list_bytes;
+           memory->partition_slot_cap * sizeof *memory->partition_slots + lists_bytes(&memory->lists);
 }
 
 /* --- lookups -------------------------------------------------------------------------------------- */
@@ -354,18 +358,18 @@ static const uint32_t *stream_positions(const struct stream_record *stream)
     return stream->count <= INLINE_POSITIONS ? stream->positions.few : stream->positions.many;
 }
 
-static uint32_t *resize_list(struct index_memory *memory, uint32_t *list, uint32_t from, uint32_t to)
-{
-    list = realloc(list, to * sizeof *list);
-    ASSERT(list != NULL);
-    memory->list_bytes += to * sizeof *list;
-    memory->list_bytes -= from * sizeof *list;
-    return list;
-}
-
 static bool is_power_of_two(uint32_t n)
 {
     return (n & (n - 1)) == 0;
+}
+
+/* The room of a stream's list follows from its count. */
+static uint32_t list_room(uint32_t count)
+{
+    uint32_t room = LIST_ROOM_MIN;
+    while (room < count)
+        room *= 2;
+    return room;
 }
 
 static void stream_push(struct index_memory *memory, struct stream_record *stream, uint32_t position)
@@ -376,26 +380,24 @@ static void stream_push(struct index_memory *memory, struct stream_record *strea
         return;
     }
     if (count == INLINE_POSITIONS) {
-        uint32_t *list = resize_list(memory, NULL, 0, LIST_MIN);
+        uint32_t *list = list_new(&memory->lists, LIST_ROOM_MIN);
         memcpy(list, stream->positions.few, sizeof stream->positions.few);
         stream->positions.many = list;
-    } else if (count >= LIST_MIN && is_power_of_two(count)) {
-        stream->positions.many = resize_list(memory, stream->positions.many, count, 2 * count);
+    } else if (count >= LIST_ROOM_MIN && is_power_of_two(count)) {
+        stream->positions.many = list_resize(&memory->lists, stream->positions.many, count, 2 * count);
     }
     stream->positions.many[count] = position;
 }
 
-/* The list's room follows from the count alone, so it shrinks where stream_push would have let it grow. */
 static void stream_pop(struct index_memory *memory, struct stream_record *stream)
 {
     uint32_t count = --stream->count;
     if (count == INLINE_POSITIONS) {
         uint32_t *list = stream->positions.many;
         memcpy(stream->positions.few, list, sizeof stream->positions.few);
-        memory->list_bytes -= LIST_MIN * sizeof *list;
-        free(list);
-    } else if (count >= LIST_MIN && is_power_of_two(count)) {
-        stream->positions.many = resize_list(memory, stream->positions.many, 2 * count, count);
+        list_free(&memory->lists, list, LIST_ROOM_MIN);
+    } else if (count >= LIST_ROOM_MIN && is_power_of_two(count)) {
+        stream->positions.many = list_resize(&memory->lists, stream->positions.many, 2 * count, count);
     }
 }
 
@@ -434,10 +436,12 @@ static uint32_t make_partition(struct index_memory *memory, uint32_t partition, 
 
 static void partition_push(struct index_memory *memory, struct partition_record *partition, uint32_t position)
 {
-    if (partition->count == partition->cap) {
-        uint32_t cap = partition->cap == 0 ? 8 : 2 * partition->cap;
-        partition->positions = resize_list(memory, partition->positions, partition->cap, cap);
-        partition->cap = cap;
+    if (partition->room == 0) {
+        partition->room = LIST_ROOM_MIN;
+        partition->positions = list_new(&memory->lists, partition->room);
+    } else if (partition->count == partition->room) {
+        partition->positions = list_resize(&memory->lists, partition->positions, partition->room, 2 * partition->room);
+        partition->room *= 2;
     }
     partition->positions[partition->count++] = position;
 }

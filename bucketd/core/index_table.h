@@ -1,4 +1,5 @@
-/* What the in-memory index is built from: a hash table of numbers and an array that grows without moving.
+/* What the in-memory index is built from: a hash table of numbers, an array that grows without moving, and memory for
+ * very many short lists.
  * Only index_memory.c includes this. */
 #pragma once
 
@@ -150,4 +151,79 @@ static inline void chunked_release(struct chunked *array)
         free(array->chunks[i]);
     free(array->chunks);
     *array = (struct chunked){.item_bytes = array->item_bytes};
+}
+
+/* --- lists of u32 whose room is a power of two -----------------------------------------------------
+ * Short ones lie close together in chunks; one that was outgrown is used again for the next of its size. Long ones are
+ * malloc's. */
+#define LIST_ROOM_MIN   4u
+#define LIST_ROOM_SHORT 1024u
+#define LIST_CLASSES    9u
+#define LIST_UNIT_BYTES 16u
+_Static_assert(LIST_ROOM_MIN << (LIST_CLASSES - 1) == LIST_ROOM_SHORT, "a class for each power of two");
+_Static_assert(LIST_ROOM_MIN * sizeof(uint32_t) == LIST_UNIT_BYTES, "the shortest list is one unit");
+
+struct lists {
+    struct chunked units;
+    uint32_t *outgrown[LIST_CLASSES]; /* chains; the next one's address stands in the list */
+    size_t long_bytes;
+};
+
+static inline size_t lists_bytes(const struct lists *lists)
+{
+    return chunked_bytes(&lists->units) + lists->long_bytes;
+}
+
+static inline void lists_release(struct lists *lists)
+{
+    chunked_release(&lists->units);
+}
+
+static inline uint32_t list_class(uint32_t room)
+{
+    return (uint32_t)__builtin_ctz(room / LIST_ROOM_MIN);
+}
+
+static inline uint32_t *list_new(struct lists *lists, uint32_t room)
+{
+    if (room > LIST_ROOM_SHORT) {
+        uint32_t *list = malloc(room * sizeof *list);
+        ASSERT(list != NULL);
+        lists->long_bytes += room * sizeof *list;
+        return list;
+    }
+    uint32_t **chain = &lists->outgrown[list_class(room)];
+    uint32_t *list = *chain;
+    if (list == NULL)
+        return chunked_push(&lists->units, room / LIST_ROOM_MIN);
+    memcpy(chain, list, sizeof *chain);
+    return list;
+}
+
+static inline void list_free(struct lists *lists, uint32_t *list, uint32_t room)
+{
+    if (room > LIST_ROOM_SHORT) {
+        lists->long_bytes -= room * sizeof *list;
+        free(list);
+        return;
+    }
+    uint32_t **chain = &lists->outgrown[list_class(room)];
+    memcpy(list, chain, sizeof *chain);
+    *chain = list;
+}
+
+/* The same list with another room, of which the first min(from, to) numbers are kept. */
+static inline uint32_t *list_resize(struct lists *lists, uint32_t *list, uint32_t from, uint32_t to)
+{
+    if (from > LIST_ROOM_SHORT && to > LIST_ROOM_SHORT) {
+        list = realloc(list, to * sizeof *list);
+        ASSERT(list != NULL);
+        lists->long_bytes += to * sizeof *list;
+        lists->long_bytes -= from * sizeof *list;
+        return list;
+    }
+    uint32_t *resized = list_new(lists, to);
+    memcpy(resized, list, (from < to ? from : to) * sizeof *list);
+    list_free(lists, list, from);
+    return resized;
 }
