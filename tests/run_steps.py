@@ -21,6 +21,10 @@ RELEASE = os.path.join(ROOT, "build")
 ASAN = os.path.join(ROOT, "build", "asan")
 PYTHON = sys.executable
 
+# Steps run beside each other: each has ports of its own.
+PORT_FIRST = 21000
+PORTS_PER_STEP = 40
+
 SANITIZER_REPORT = re.compile(
     rb"ERROR: (Address|Leak)Sanitizer|SUMMARY: \w+Sanitizer|: runtime error: ")
 
@@ -28,10 +32,10 @@ SANITIZER_REPORT = re.compile(
 class Step:
     """needs: steps that must have passed. alone: nothing else runs beside it (it measures time)."""
 
-    def __init__(self, name, command, build=None, needs=(), full=None, alone=False, minutes=15):
+    def __init__(self, name, command, build=None, needs=(), alone=False, minutes=15):
         self.name, self.command, self.build = name, command, build
         self.needs, self.alone, self.minutes = needs, alone, minutes
-        self.full = full
+        self.port = 0
         self.state = "waiting"
         self.passed = self.failed = self.skipped = 0
         self.seconds = 0.0
@@ -64,10 +68,10 @@ def steps(full):
         Step("sim", "tests/sim/run --seeds 1000", RELEASE, release),
         Step("wire-release", f"{pytest} tests/wire", RELEASE, release),
         Step("fuzz", "tests/fuzz/run --seconds 20", None, []),
-        Step("crash", "tests/crash/run --cycles 200", RELEASE, release),
-        Step("crash-syscalls", "tests/crash/syscalls", RELEASE, release),
-        Step("crash-disk-full", "tests/crash/disk_full", RELEASE, release),
-        Step("crash-supervisor", "tests/crash/supervisor", RELEASE, release),
+        Step("crash", "tests/crash/run --cycles 200 --port {port}", RELEASE, release),
+        Step("crash-syscalls", "tests/crash/syscalls --port {port}", RELEASE, release),
+        Step("crash-disk-full", "tests/crash/disk_full --port {port}", RELEASE, release),
+        Step("crash-supervisor", "tests/crash/supervisor --port {port}", RELEASE, release),
         Step("example-release", example, RELEASE, release),
         Step("example-asan", "tests/example --fraction 0.02", ASAN, asan),
     ]
@@ -109,6 +113,7 @@ def count_meson(text):
 def environment(step):
     env = dict(os.environ)
     env["SIERRADB_TEST_LOGS"] = step.folder
+    env["SIERRADB_TEST_PORT"] = str(step.port)
     if step.build:
         env["SIERRADB_BUILD"] = step.build if isinstance(step.build, str) else RELEASE
     if step.build == ASAN:
@@ -122,7 +127,7 @@ def execute(step):
     """Runs the step's command; returns its exit code, or None where it took too long."""
     with open(step.log, "wb") as log:
         try:
-            process = subprocess.Popen(shlex.split(step.command), cwd=ROOT, env=environment(step),
+            process = subprocess.Popen(shlex.split(step.command.format(port=step.port)), cwd=ROOT, env=environment(step),
                                        stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                        start_new_session=True)
         except OSError as error:
@@ -267,6 +272,8 @@ def main():
     parser.add_argument("--lanes", type=int, default=2, help="steps at the same time (default 2)")
     options = parser.parse_args()
     every = steps(options.full)
+    for number, step in enumerate(every):
+        step.port = PORT_FIRST + PORTS_PER_STEP * number
     if options.list:
         for step in every:
             print(f"{step.name:18} {step.command}")
