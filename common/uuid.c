@@ -13,7 +13,10 @@
 /* Two lower-case characters for each byte value. */
 #define HEX_ROW(h)                                                                                 \
     {h, '0'}, {h, '1'}, {h, '2'}, {h, '3'}, {h, '4'}, {h, '5'}, {h, '6'}, {h, '7'}, {h, '8'},      \
-        {h, '9'}, {h, 'a'}, {h, 'b'}, {h, 'c'}, {h, 'd'}, {h, 'e'}, {h, 'f'}
+        {h, '9'}, {h, 'a'}, {h, 'b'}, {h, 'c'}, {h, 'd'}, {h, 'e'},                                \
+    {                                                                                              \
+        h, 'f'                                                                                     \
+    }
 static const char hex_pairs[256][2] = {
     HEX_ROW('0'), HEX_ROW('1'), HEX_ROW('2'), HEX_ROW('3'), HEX_ROW('4'), HEX_ROW('5'),
     HEX_ROW('6'), HEX_ROW('7'), HEX_ROW('8'), HEX_ROW('9'), HEX_ROW('a'), HEX_ROW('b'),
@@ -67,9 +70,10 @@ bool uuid_parse(struct span text, struct uuid *ret_uuid)
     return true;
 }
 
-/* The plain SHA1_ calls are deprecated in OpenSSL 3 in favour of EVP, which looks its algorithm up by
- * name at each call (or wants a handle kept somewhere) and costs several times the hash itself; this
- * runs once for each append. SHA-1 is what UUIDv5 is made of; nothing here rests on its strength. */
+/* The plain SHA1_ calls are deprecated in OpenSSL 3 in favour of EVP, which looks its algorithm up
+ * by name at each call (or wants a handle kept somewhere) and costs several times the hash itself;
+ * this runs once for each append. SHA-1 is what UUIDv5 is made of; nothing here rests on its
+ * strength. */
 struct uuid uuid_partition_key(struct span stream_id)
 {
     static const uint8_t namespace[16] = {0x21, 0x9b, 0xd6, 0x37, 0xe2, 0x79, 0x53, 0xe9,

@@ -54,7 +54,7 @@ static enum err read_header(struct cursor *cursor, uint64_t *ret_body, uint64_t 
     return ERR_OK;
 }
 
-/* Types 0xc0 to 0xdf: a row for each says how many bytes of length follow and what the length counts. */
+/* Types 0xc0 to 0xdf: how many bytes of length follow each, and what the length counts. */
 static enum err read_wide_header(struct cursor *cursor, uint8_t type, uint64_t *ret_body,
                                  uint64_t *ret_elements)
 {
@@ -62,16 +62,41 @@ static enum err read_wide_header(struct cursor *cursor, uint8_t type, uint64_t *
         uint8_t known, length_width, body, elements;
     } rows[32] = {
         /* nil, (never used), false, true */
-        {1, 0, 0, 0}, {0, 0, 0, 0}, {1, 0, 0, 0}, {1, 0, 0, 0},
+        {1, 0, 0, 0},
+        {0, 0, 0, 0},
+        {1, 0, 0, 0},
+        {1, 0, 0, 0},
         /* bin 8, 16, 32; ext 8, 16, 32 have a type byte behind their length */
-        {1, 1, 0, 0}, {1, 2, 0, 0}, {1, 4, 0, 0}, {1, 1, 1, 0}, {1, 2, 1, 0}, {1, 4, 1, 0},
+        {1, 1, 0, 0},
+        {1, 2, 0, 0},
+        {1, 4, 0, 0},
+        {1, 1, 1, 0},
+        {1, 2, 1, 0},
+        {1, 4, 1, 0},
         /* float 32, 64; uint 8, 16, 32, 64; int 8, 16, 32, 64 */
-        {1, 0, 4, 0}, {1, 0, 8, 0}, {1, 0, 1, 0}, {1, 0, 2, 0}, {1, 0, 4, 0}, {1, 0, 8, 0},
-        {1, 0, 1, 0}, {1, 0, 2, 0}, {1, 0, 4, 0}, {1, 0, 8, 0},
+        {1, 0, 4, 0},
+        {1, 0, 8, 0},
+        {1, 0, 1, 0},
+        {1, 0, 2, 0},
+        {1, 0, 4, 0},
+        {1, 0, 8, 0},
+        {1, 0, 1, 0},
+        {1, 0, 2, 0},
+        {1, 0, 4, 0},
+        {1, 0, 8, 0},
         /* fixext 1, 2, 4, 8, 16: a type byte first */
-        {1, 0, 2, 0}, {1, 0, 3, 0}, {1, 0, 5, 0}, {1, 0, 9, 0}, {1, 0, 17, 0},
+        {1, 0, 2, 0},
+        {1, 0, 3, 0},
+        {1, 0, 5, 0},
+        {1, 0, 9, 0},
+        {1, 0, 17, 0},
         /* str 8, 16, 32; array 16, 32; map 16, 32 */
-        {1, 1, 0, 0}, {1, 2, 0, 0}, {1, 4, 0, 0}, {1, 2, 0, 1}, {1, 4, 0, 1}, {1, 2, 0, 2},
+        {1, 1, 0, 0},
+        {1, 2, 0, 0},
+        {1, 4, 0, 0},
+        {1, 2, 0, 1},
+        {1, 4, 0, 1},
+        {1, 2, 0, 2},
         {1, 4, 0, 2},
     };
     unsigned row = type - 0xc0u;

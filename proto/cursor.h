@@ -1,9 +1,10 @@
 /* A bounds-checked reader of msgpack tokens over borrowed bytes.
  *
- * Nothing is allocated and nothing outside [at, end) is read, whatever the bytes say. A declared length
- * or count is held against the bytes that are left before it is believed. On an error the cursor
- * stands somewhere inside the bad element and must not be used further; results are written only on ERR_OK.
- * ERR_TRUNCATED: the bytes end too early. ERR_CORRUPT: another type than asked for, or nested too deep. */
+ * Nothing is allocated and nothing outside [at, end) is read, whatever the bytes say. A declared
+ * length or count is held against the bytes that are left before it is believed. On an error the
+ * cursor stands somewhere inside the bad element and must not be used further; results are written
+ * only on ERR_OK. ERR_TRUNCATED: the bytes end too early. ERR_CORRUPT: another type than asked for,
+ * or nested too deep. */
 #pragma once
 
 #include "common/bytes.h"
@@ -26,7 +27,7 @@ static inline size_t cursor_left(const struct cursor *cursor)
     return (size_t)(cursor->end - cursor->at);
 }
 
-/* Steps over one element of any type, with all that is nested in it, CURSOR_DEPTH_MAX deep at most. */
+/* Steps over one element of any type, with all that is nested in it (CURSOR_DEPTH_MAX deep). */
 enum err cursor_skip(struct cursor *cursor) MUST_CHECK;
 
 /* Takes `width` (1, 2, 4 or 8) bytes as a big-endian number. */
@@ -126,7 +127,7 @@ static inline enum err cursor_str(struct cursor *cursor, struct span *ret_view)
     return err != ERR_OK ? err : cursor_view(cursor, len, ret_view);
 }
 
-/* An array's header. Each element takes a byte at least, so a count above the bytes left is refused. */
+/* An array's header. An element takes a byte at least: a count above the bytes left is refused. */
 static inline enum err cursor_array(struct cursor *cursor, uint64_t *ret_count)
 {
     uint8_t type;

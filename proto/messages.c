@@ -187,7 +187,7 @@ enum {
 #define RECORD(name)                 REQUIRED_rec_##name = 0
 #define FIELD(kind, name)            +1
 #define OPTIONAL(kind, name)
-#define END(name)                    ,
+#define END(name) ,
 #include "proto/messages.def"
 };
 

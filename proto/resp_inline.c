@@ -49,7 +49,7 @@ static bool unquote(uint8_t *line, size_t len, size_t *at, size_t *to)
     return *at == len || is_blank(line[*at]);
 }
 
-/* The byte that the backslash at *at and what follows it stand for; there is at least one byte more. */
+/* The byte that the backslash at *at stands for with what follows; at least one byte does. */
 static uint8_t unescape(const uint8_t *line, size_t len, size_t *at)
 {
     uint8_t c = line[*at + 1];

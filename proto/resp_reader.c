@@ -4,8 +4,9 @@
  *     │                │
  *     └─inline line──> DONE ──next call──> START
  *
- * What is nested is counted on a small stack of levels, level 1 being the request's own array; only its
- * direct elements become arguments. A frame that is no request is walked the same way and then refused.
+ * What is nested is counted on a small stack of levels, level 1 being the request's own array; only
+ * its direct elements become arguments. A frame that is no request is walked the same way and then
+ * refused.
  *
  * Linear work: all positions are kept between calls, relative to the request's first byte; a
  * header of at most 23 bytes is the longest thing ever looked at twice. */
@@ -20,10 +21,10 @@
 #include "proto/resp_inline.h"
 
 /* Capacity kept when a large request is through. */
-#define INPUT_KEEP_BYTES    (64u << 10)
-#define ARGUMENTS_KEEP      1024u
-#define ARGUMENTS_FIRST     16u
-#define NUMBER_DIGITS_MAX   19u
+#define INPUT_KEEP_BYTES  (64u << 10)
+#define ARGUMENTS_KEEP    1024u
+#define ARGUMENTS_FIRST   16u
+#define NUMBER_DIGITS_MAX 19u
 /* What an argument costs beside its bytes. */
 #define ARGUMENT_OVERHEAD   (sizeof(struct resp_arg) + sizeof(size_t))
 #define VERBATIM_PREFIX_LEN 4u /* "txt:" */
@@ -37,8 +38,8 @@ struct resp_reader {
     size_t at;      /* parsed up to here */
     size_t scanned; /* no line end before here */
     enum state state;
-    bool request;   /* within a request's array: level 1 holds arguments */
-    bool refused;   /* within a frame that is no request */
+    bool request; /* within a request's array: level 1 holds arguments */
+    bool refused; /* within a frame that is no request */
     unsigned depth;
     uint64_t left[RESP_NESTING_MAX]; /* elements still to come at each level */
     char body_type;
@@ -63,12 +64,11 @@ static enum err read_scalar(struct resp_reader *reader, char type);
 static bool scalar_is_valid(char type, struct span text);
 static enum err read_body(struct resp_reader *reader);
 static void settle(struct resp_reader *reader);
-static enum err read_count(struct resp_reader *reader, const char *what, uint64_t *ret_count,
-                           bool *ret_null, size_t *ret_after);
+static enum err read_count(struct resp_reader *reader, uint64_t *ret_count, bool *ret_null,
+                           size_t *ret_after);
 static enum err read_line(struct resp_reader *reader, const char *what, size_t *ret_len);
 static enum err check_size(struct resp_reader *reader, size_t after, uint64_t body_len);
-static void take_element(struct resp_reader *reader, enum resp_arg_type type, const char *kind,
-                         size_t offset, size_t len);
+static void take_element(struct resp_reader *reader, char type, size_t offset, size_t len);
 static void add_arg(struct resp_reader *reader, enum resp_arg_type type, const char *kind,
                     size_t offset, size_t len);
 static enum err fail(struct resp_reader *reader, const char *format, ...)
@@ -107,7 +107,7 @@ void resp_reader_set_limits(struct resp_reader *reader, const struct resp_limits
     reader->limits = *limits;
 }
 
-/* Bytes are moved to the front only where at least as many were consumed since, so that moving costs no
+/* Bytes are moved to the front only where at least as many were consumed since: moving costs no
  * more than reading did. */
 uint8_t *resp_reader_room(struct resp_reader *reader, size_t want, size_t *ret_len)
 {
@@ -196,17 +196,15 @@ static void shrink_args(struct resp_reader *reader, uint32_t keep)
     reader->args_cap = 0;
 }
 
-/* --- The state machine -------------------------------------------------------------------------- */
+/* --- The state machine ------------------------------------------------------------------------ */
 
 static void begin_request(struct resp_reader *reader)
 {
     ASSERT(reader->at <= available(reader));
     reader->start += reader->at;
-    reader->at = 0;
-    reader->scanned = 0;
+    reader->at = reader->scanned = 0;
     reader->state = START;
-    reader->request = false;
-    reader->refused = false;
+    reader->request = reader->refused = false;
     reader->depth = 0;
     reader->args_count = 0;
     shrink_args(reader, ARGUMENTS_KEEP);
@@ -253,13 +251,9 @@ static enum err read_start(struct resp_reader *reader)
     uint64_t count;
     bool null;
     size_t after;
-    enum err err = read_count(reader, "multibulk", &count, &null, &after);
+    enum err err = read_count(reader, &count, &null, &after);
     if (err != ERR_OK)
         return err;
-    if (count > reader->limits.arguments_max)
-        return fail(reader,
-                    "invalid multibulk length: %" PRIu64 " arguments exceed the limit of %u", count,
-                    reader->limits.arguments_max);
     reader->at = after;
     reader->request = true;
     reader->depth = 1;
@@ -338,9 +332,10 @@ static enum err read_element(struct resp_reader *reader)
     case '_':
         return read_scalar(reader, (char)type);
     default:
-        if (type > ' ' && type <= '~')
-            return fail(reader, "expected '$', got '%c'", type);
-        return fail(reader, "expected '$', got '\\x%02x'", type);
+        return fail(reader,
+                    type > ' ' && type <= '~' ? "expected '$', got '%c'"
+                                              : "expected '$', got '\\x%02x'",
+                    type);
     }
 }
 
@@ -350,19 +345,14 @@ static enum err read_bulk_header(struct resp_reader *reader, char type)
     uint64_t len;
     bool null;
     size_t after;
-    enum err err = read_count(reader, "bulk", &len, &null, &after);
+    enum err err = read_count(reader, &len, &null, &after);
     if (err != ERR_OK)
         return err;
-    if (null && type != '$')
-        return fail(reader, "invalid bulk length");
-    if (len > reader->limits.bulk_bytes_max)
-        return fail(reader, "bulk of %" PRIu64 " bytes exceeds the limit of %" PRIu64 " bytes", len,
-                    reader->limits.bulk_bytes_max);
     if ((err = check_size(reader, after, null ? 0 : len + 2)) != ERR_OK)
         return err;
     reader->at = after;
     if (null) {
-        take_element(reader, RESP_NULL, "null", after, 0);
+        take_element(reader, '_', after, 0);
         settle(reader);
         return ERR_OK;
     }
@@ -386,10 +376,7 @@ static enum err read_body(struct resp_reader *reader)
             return fail(reader, "invalid verbatim string: expected a format like 'txt:' first");
         prefix = VERBATIM_PREFIX_LEN;
     }
-    if (reader->body_type == '!')
-        take_element(reader, RESP_OTHER, "error", reader->at, 0);
-    else
-        take_element(reader, RESP_STRING, "string", reader->at + prefix, len - prefix);
+    take_element(reader, reader->body_type, reader->at + prefix, len - prefix);
     reader->at += len + 2;
     settle(reader);
     return ERR_OK;
@@ -401,28 +388,18 @@ static enum err read_aggregate(struct resp_reader *reader, char type)
     uint64_t count;
     bool null;
     size_t after;
-    enum err err = read_count(reader, "multibulk", &count, &null, &after);
+    enum err err = read_count(reader, &count, &null, &after);
     if (err != ERR_OK)
         return err;
-    if (null && type != '*')
-        return fail(reader, "invalid multibulk length");
-    if (count > reader->limits.arguments_max)
-        return fail(reader, "invalid multibulk length: %" PRIu64 " elements exceed the limit of %u",
-                    count, reader->limits.arguments_max);
     if (reader->depth == RESP_NESTING_MAX)
         return fail(reader, "nesting deeper than %u", RESP_NESTING_MAX);
     if ((err = check_size(reader, after, 0)) != ERR_OK)
         return err;
     reader->at = after;
     if (null)
-        take_element(reader, RESP_NULL, "null", after, 0);
+        take_element(reader, '_', after, 0);
     else if (type != '|') /* an attribute describes the element behind it, and is none itself */
-        take_element(reader, RESP_OTHER,
-                     type == '*'   ? "array"
-                     : type == '~' ? "set"
-                     : type == '>' ? "push"
-                                   : "map",
-                     after, 0);
+        take_element(reader, type, after, 0);
     reader->left[reader->depth++] = type == '%' || type == '|' ? 2 * count : count;
     settle(reader);
     return ERR_OK;
@@ -443,25 +420,8 @@ static enum err read_scalar(struct resp_reader *reader, char type)
         return fail(reader, "invalid value of type '%c'", type);
     if ((err = check_size(reader, reader->at + len + 1, 0)) != ERR_OK)
         return err;
-    size_t offset = reader->at + 1;
-    if (type == ':' && text.ptr[0] == '+') { /* its decimal text has no plus */
-        offset++;
-        text.len--;
-    }
-    if (type == '+')
-        take_element(reader, RESP_STRING, "string", offset, text.len);
-    else if (type == '(')
-        take_element(reader, RESP_STRING, "big number", offset, text.len);
-    else if (type == ':')
-        take_element(reader, RESP_NUMBER, "number", offset, text.len);
-    else if (type == ',')
-        take_element(reader, RESP_DOUBLE, "double", offset, text.len);
-    else if (type == '#')
-        take_element(reader, RESP_BOOLEAN, "boolean", offset, text.len);
-    else if (type == '_')
-        take_element(reader, RESP_NULL, "null", offset, 0);
-    else
-        take_element(reader, RESP_OTHER, "error", offset, 0);
+    size_t plus = type == ':' && text.ptr[0] == '+'; /* a decimal text has none */
+    take_element(reader, type, reader->at + 1 + plus, text.len - plus);
     reader->at += len + 1;
     settle(reader);
     return ERR_OK;
@@ -485,7 +445,7 @@ static bool scalar_is_valid(char type, struct span text)
     return true;
 }
 
-/* --- Inline commands ---------------------------------------------------------------------------- */
+/* --- Inline commands -------------------------------------------------------------------------- */
 
 static enum err read_inline(struct resp_reader *reader)
 {
@@ -505,39 +465,44 @@ static enum err read_inline(struct resp_reader *reader)
     return ERR_OK;
 }
 
-/* --- Tokens ------------------------------------------------------------------------------------- */
+/* --- Tokens ----------------------------------------------------------------------------------- */
 
-/* The number behind the type byte, with its CRLF: *ret_after is the position behind. -1 is a null. */
-static enum err read_count(struct resp_reader *reader, const char *what, uint64_t *ret_count,
-                           bool *ret_null, size_t *ret_after)
+/* The number behind the type byte at `at`, with its CRLF: a bulk's length or an aggregate's count,
+ * within its limit. *ret_after is the position behind. -1 is a null, of a bulk or an array. */
+static enum err read_count(struct resp_reader *reader, uint64_t *ret_count, bool *ret_null,
+                           size_t *ret_after)
 {
     const uint8_t *end = base_of(reader) + available(reader);
-    const uint8_t *first = base_of(reader) + reader->at + 1;
-    const uint8_t *at = first;
+    const uint8_t *at = base_of(reader) + reader->at;
+    const bool bulk = *at == '$' || *at == '=' || *at == '!';
+    const char *const what = bulk ? "bulk" : "multibulk";
+    bool null = end - at > 1 && at[1] == '-' && (*at == '$' || *at == '*');
+    const uint8_t *first = at + 1 + null;
     uint64_t count = 0;
-    bool null = at < end && *at == '-';
-    if (at < end && *at == '?')
+    if (first < end && *first == '?')
         return fail(reader, "streamed strings and aggregates are not supported");
-    if (null)
-        first = ++at;
-    for (; at < end && *at >= '0' && *at <= '9'; at++) {
+    for (at = first; at < end && *at >= '0' && *at <= '9'; at++) {
         if ((unsigned)(at - first) == NUMBER_DIGITS_MAX)
             return fail(reader, "invalid %s length", what);
         count = count * 10 + (*at - '0');
         if (null && count != 1)
             return fail(reader, "invalid %s length", what);
     }
-    if (at == end)
-        return ERR_AGAIN;
-    if (at == first || *at != '\r')
+    if (at < end && (at == first || *at != '\r'))
         return fail(reader, "invalid %s length", what);
-    if (++at == end)
+    if (end - at < 2)
         return ERR_AGAIN;
-    if (*at != '\n')
+    if (at[1] != '\n')
         return fail(reader, "invalid %s length", what);
+    if (bulk && count > reader->limits.bulk_bytes_max)
+        return fail(reader, "bulk of %" PRIu64 " bytes exceeds the limit of %" PRIu64 " bytes",
+                    count, reader->limits.bulk_bytes_max);
+    if (!bulk && count > reader->limits.arguments_max)
+        return fail(reader, "invalid multibulk length: %" PRIu64 " exceeds the limit of %u", count,
+                    reader->limits.arguments_max);
     *ret_count = null ? 0 : count;
     *ret_null = null;
-    *ret_after = (size_t)(at + 1 - base_of(reader));
+    *ret_after = (size_t)(at + 2 - base_of(reader));
     return ERR_OK;
 }
 
@@ -561,28 +526,45 @@ static enum err read_line(struct resp_reader *reader, const char *what, size_t *
     return ERR_OK;
 }
 
-/* --- Arguments ---------------------------------------------------------------------------------- */
+/* --- Arguments -------------------------------------------------------------------------------- */
 
-/* Whether the request stays within its limit with an element that ends body_len bytes behind `after`. */
+/* Refuses a request above its limit; the element read now ends body_len bytes behind `after`. */
 static enum err check_size(struct resp_reader *reader, size_t after, uint64_t body_len)
 {
+    uint64_t limit = reader->limits.request_bytes_max;
     uint64_t size = after + body_len + (reader->args_count + 1) * ARGUMENT_OVERHEAD;
-    if (size <= reader->limits.request_bytes_max)
-        return ERR_OK;
-    return fail(reader, "request exceeds the limit of %" PRIu64 " bytes",
-                reader->limits.request_bytes_max);
+    return size <= limit ? ERR_OK
+                         : fail(reader, "request exceeds the limit of %" PRIu64 " bytes", limit);
 }
 
+/* What an element of each type is as an argument. */
+static const struct {
+    char type;
+    enum resp_arg_type arg;
+    const char *kind;
+} arg_types[] = {
+    {'$', RESP_STRING, "string"},     {'+', RESP_STRING, "string"}, {'=', RESP_STRING, "string"},
+    {'(', RESP_STRING, "big number"}, {':', RESP_NUMBER, "number"}, {',', RESP_DOUBLE, "double"},
+    {'#', RESP_BOOLEAN, "boolean"},   {'_', RESP_NULL, "null"},     {'*', RESP_OTHER, "array"},
+    {'%', RESP_OTHER, "map"},         {'~', RESP_OTHER, "set"},     {'>', RESP_OTHER, "push"},
+    {'-', RESP_OTHER, "error"},       {'!', RESP_OTHER, "error"},
+};
+
 /* An element of the current level was read: on the request's own level it is an argument. */
-static void take_element(struct resp_reader *reader, enum resp_arg_type type, const char *kind,
-                         size_t offset, size_t len)
+static void take_element(struct resp_reader *reader, char type, size_t offset, size_t len)
 {
     if (reader->depth == 0)
         return;
     ASSERT(reader->left[reader->depth - 1] > 0);
     reader->left[reader->depth - 1]--;
-    if (reader->request && reader->depth == 1)
-        add_arg(reader, type, kind, offset, len);
+    if (!reader->request || reader->depth > 1)
+        return;
+    unsigned row = 0;
+    while (arg_types[row].type != type)
+        ASSERT(++row < sizeof arg_types / sizeof *arg_types);
+    enum resp_arg_type arg = arg_types[row].arg;
+    bool empty = arg == RESP_NULL || arg == RESP_OTHER;
+    add_arg(reader, arg, arg_types[row].kind, offset, empty ? 0 : len);
 }
 
 /* The arrays grow as arguments arrive, whatever number was announced. */

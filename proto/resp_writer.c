@@ -17,13 +17,13 @@
 static uint8_t *put_header(uint8_t *at, char type, uint64_t value);
 static uint8_t *put_crlf(uint8_t *at);
 static void append_header(struct buf *out, char type, uint64_t value);
-static void append_line(struct buf *out, struct span text);
+static void append_line(struct buf *out, char first, struct span text);
+static void replace_bytes(uint8_t *bytes, size_t len, uint8_t from, uint8_t to);
 static unsigned format_double(char text[static DOUBLE_LEN_MAX], double value);
 
 void resp_simple(struct buf *out, struct span text)
 {
-    buf_append(out, "+", 1);
-    append_line(out, text);
+    append_line(out, '+', text);
 }
 
 void resp_simple_str(struct buf *out, const char *text)
@@ -35,8 +35,7 @@ void resp_error(struct buf *out, const char *code, struct span text)
 {
     buf_append(out, "-", 1);
     buf_append_span(out, span_str(code));
-    buf_append(out, " ", 1);
-    append_line(out, text);
+    append_line(out, ' ', text);
 }
 
 void resp_errorf(struct buf *out, const char *code, const char *format, ...)
@@ -101,8 +100,7 @@ void resp_double(struct buf *out, int proto, double value)
         resp_bulk(out, span);
         return;
     }
-    buf_append(out, ",", 1);
-    append_line(out, span);
+    append_line(out, ',', span);
 }
 
 void resp_array(struct buf *out, uint64_t count)
@@ -150,13 +148,24 @@ static void append_header(struct buf *out, char type, uint64_t value)
     out->len += (size_t)(put_header(start, type, value) - start);
 }
 
-/* The text, with spaces for CR and LF (which would end the line early), and CRLF. */
-static void append_line(struct buf *out, struct span text)
+/* A byte, the text with spaces for CR and LF (which would end the line early), and CRLF. */
+static void append_line(struct buf *out, char first, struct span text)
 {
-    uint8_t *at = buf_extend(out, text.len + 2);
-    for (size_t i = 0; i < text.len; i++)
-        at[i] = text.ptr[i] == '\r' || text.ptr[i] == '\n' ? ' ' : text.ptr[i];
+    uint8_t *at = buf_extend(out, 1 + text.len + 2);
+    *at++ = (uint8_t)first;
+    if (text.len > 0) {
+        memcpy(at, text.ptr, text.len);
+        replace_bytes(at, text.len, '\r', ' ');
+        replace_bytes(at, text.len, '\n', ' ');
+    }
     put_crlf(at + text.len);
+}
+
+static void replace_bytes(uint8_t *bytes, size_t len, uint8_t from, uint8_t to)
+{
+    const uint8_t *end = bytes + len;
+    while ((bytes = memchr(bytes, from, (size_t)(end - bytes))) != NULL)
+        *bytes++ = to;
 }
 
 /* The shortest of 15 to 17 digits that reads back as the same number. */

@@ -213,19 +213,25 @@ START_TEST(what_is_no_message_is_refused)
 {
 #define UNPACK(text) unpack_bytes(text, sizeof(text) - 1)
     ck_assert_int_eq(UNPACK(""), ERR_TRUNCATED);
-    ck_assert_int_eq(UNPACK("\x90"), ERR_CORRUPT);                     /* no tag */
-    ck_assert_int_eq(UNPACK("\x08"), ERR_CORRUPT);                     /* no array */
-    ck_assert_int_eq(UNPACK("\x91\xa1x"), ERR_CORRUPT);                /* tag is a string */
-    ck_assert_int_eq(UNPACK("\x91\xd0\x09"), ERR_CORRUPT);             /* tag of a signed type */
-    ck_assert_int_eq(UNPACK("\x91\x08"), ERR_CORRUPT);                 /* stop without its field */
-    ck_assert_int_eq(UNPACK("\x92\x08\xff"), ERR_CORRUPT);             /* a negative deadline */
-    ck_assert_int_eq(UNPACK("\x92\x08\xca\0\0\0\0"), ERR_CORRUPT);     /* a float */
-    ck_assert_int_eq(UNPACK("\x93\x06\x01\x01"), ERR_CORRUPT);         /* a number for a bool */
+    ck_assert_int_eq(UNPACK("\x90"), ERR_CORRUPT);                 /* no tag */
+    ck_assert_int_eq(UNPACK("\x08"), ERR_CORRUPT);                 /* no array */
+    ck_assert_int_eq(UNPACK("\x91\xa1x"), ERR_CORRUPT);            /* tag is a string */
+    ck_assert_int_eq(UNPACK("\x91\xd0\x09"), ERR_CORRUPT);         /* tag of a signed type */
+    ck_assert_int_eq(UNPACK("\x91\x08"), ERR_CORRUPT);             /* stop without its field */
+    ck_assert_int_eq(UNPACK("\x92\x08\xff"), ERR_CORRUPT);         /* a negative deadline */
+    ck_assert_int_eq(UNPACK("\x92\x08\xca\0\0\0\0"), ERR_CORRUPT); /* a float */
+    ck_assert_int_eq(UNPACK("\x93\x06\x01\x01"), ERR_CORRUPT);     /* a number for a bool */
     ck_assert_int_eq(UNPACK("\xdd\xff\xff\xff\xff\x09"), ERR_TRUNCATED);
-    ck_assert_int_eq(UNPACK("\x92\x7f\xc1"), ERR_CORRUPT);             /* the type never used */
+    ck_assert_int_eq(UNPACK("\x92\x7f\xc1"), ERR_CORRUPT); /* the type never used */
     ck_assert_int_eq(UNPACK("\x92\x7f\xdf\xff\xff\xff\xff"), ERR_TRUNCATED);
-    ck_assert_int_eq(UNPACK("\x94\x16\x01\xc4\x0f" "0123456789abcde" "\x01"), ERR_CORRUPT);
-    ck_assert_int_eq(UNPACK("\x94\x16\x01\xc4\x10" "0123456789abcdef" "\x01"), ERR_OK);
+    ck_assert_int_eq(UNPACK("\x94\x16\x01\xc4\x0f"
+                            "0123456789abcde"
+                            "\x01"),
+                     ERR_CORRUPT);
+    ck_assert_int_eq(UNPACK("\x94\x16\x01\xc4\x10"
+                            "0123456789abcdef"
+                            "\x01"),
+                     ERR_OK);
 #undef UNPACK
 }
 END_TEST
@@ -237,8 +243,7 @@ START_TEST(skipping_is_bounded_in_depth)
         memset(bytes, 0x91, depth);
         bytes[depth] = 0;
         struct cursor cursor = cursor_of(span_of(bytes, depth + 1));
-        ck_assert_int_eq(cursor_skip(&cursor),
-                         depth <= CURSOR_DEPTH_MAX ? ERR_OK : ERR_CORRUPT);
+        ck_assert_int_eq(cursor_skip(&cursor), depth <= CURSOR_DEPTH_MAX ? ERR_OK : ERR_CORRUPT);
         if (depth <= CURSOR_DEPTH_MAX)
             ck_assert_uint_eq(cursor_left(&cursor), 0);
         free(bytes);
@@ -246,7 +251,7 @@ START_TEST(skipping_is_bounded_in_depth)
 }
 END_TEST
 
-/* Every type byte with every length of zeros behind it: msgpack-c's own parser agrees on the size. */
+/* Every type byte with every length of zeros behind it: msgpack-c's parser agrees on the size. */
 START_TEST(skipping_agrees_with_msgpack_c)
 {
     for (unsigned type = 0; type < 256; type++)
@@ -346,9 +351,10 @@ END_TEST
 
 START_TEST(a_trace_is_one_readable_line)
 {
-    struct msg msg = {.tag = TAG_link_dial,
-                      .u.link_dial = {.link = 3, .peer_index = 1, .peer_boot = 2,
-                                      .path = span_str("/run/\"x\"\n")}};
+    struct msg msg = {
+        .tag = TAG_link_dial,
+        .u.link_dial = {
+            .link = 3, .peer_index = 1, .peer_boot = 2, .path = span_str("/run/\"x\"\n")}};
     struct buf out = {0};
     msg_print(&out, &msg);
     buf_append(&out, "", 1);

@@ -53,7 +53,8 @@ END_TEST
 
 START_TEST(numbers)
 {
-    static const int64_t values[] = {0, 1, -1, 9, 10, -10, 99, 100, 1234567890, INT64_MAX, INT64_MIN};
+    static const int64_t values[] = {0,  1,   -1,        9,         10,       -10,
+                                     99, 100, 123456789, INT64_MAX, INT64_MIN};
     struct buf out = {0};
     for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
         char expected[40];
