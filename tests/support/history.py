@@ -100,7 +100,8 @@ def check_subscriber(seen, final, complete=False):
             problems.append(f"subscriber: partition {partition} has a gap or a repeat")
         for (sequence, event_id), event in zip(got, log):
             if event_id != event["event_id"]:
-                problems.append(f"subscriber: partition {partition} sequence {sequence}: {event_id}, stored {event['event_id']}")
+                problems.append(f"subscriber: partition {partition} sequence {sequence}: {event_id}, "
+                                f"stored {event['event_id']}")
                 break
         if len(got) > len(log):
             problems.append(f"subscriber: partition {partition}: {len(got)} events, stored {len(log)}")

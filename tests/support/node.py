@@ -17,6 +17,17 @@ def build_dir():
     return os.path.abspath(os.environ.get("SIERRADB_BUILD", os.path.join(ROOT, "build")))
 
 
+def first_port(default):
+    """Where the ports of this run begin: tests that run side by side get ranges of their own."""
+    return int(os.environ.get("SIERRADB_TEST_PORT", default))
+
+
+def sanitized(build=None):
+    """Whether the binaries hold AddressSanitizer: then memory says nothing, and all is some times slower."""
+    with open(os.path.join(build or build_dir(), "netd", "sierradb-netd"), "rb") as file:
+        return b"__asan_init" in file.read()
+
+
 def wait_for(what, condition, timeout=10.0, every=0.01):
     """Polls until the condition gives something true, and returns that."""
     deadline = time.monotonic() + timeout
@@ -87,6 +98,9 @@ class Node:
         self.args = list(args)
         self.password = password
         self.process = None
+        logs = os.environ.get("SIERRADB_TEST_LOGS")
+        if logs and not log_path:
+            log_path = os.path.join(logs, f"node-{port}-{os.getpid()}-{time.monotonic_ns()}.log")
         self.log_path = log_path or self.dir.rstrip("/") + ".log"
         os.makedirs(os.path.dirname(self.log_path), exist_ok=True)
         if wait is not None:

@@ -1,4 +1,4 @@
-"""One careful client for the fault tests: pipelined appends with own ids, every one retried until it is acknowledged."""
+"""One careful client for the fault tests: pipelined appends with own ids, each retried until it is acknowledged."""
 
 import random
 import time

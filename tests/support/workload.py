@@ -1,7 +1,7 @@
 """Clients for the crash tests: writers, a reader and a subscriber, each a process of its own with raw sockets.
 
-Every event id says which client made it and as its how manieth. What a client was told goes to a pickle file at its end;
-the checker (history.py) compares it with what the store holds.
+Every event id says which client made it and as its how manieth. What a client was told goes to a pickle file at its
+end; the checker (history.py) compares it with what the store holds.
 """
 
 import multiprocessing

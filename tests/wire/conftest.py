@@ -8,12 +8,24 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from support.node import Node  # noqa: E402
+from support.node import Node, first_port, sanitized  # noqa: E402
 
-PORT_FIRST = int(os.environ.get("SIERRADB_TEST_PORT", "9140"))
+PORT_FIRST = first_port(9140)
 PORT_COUNT = 20
 _ports = itertools.cycle(range(PORT_FIRST, PORT_FIRST + PORT_COUNT))
 _names = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def memory_counts():
+    """False where a sanitizer's own memory hides the server's."""
+    return not sanitized()
+
+
+@pytest.fixture(scope="session")
+def slowness():
+    """How many times slower than an optimised build this one may be."""
+    return 5.0 if sanitized() else 1.0
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,5 @@
 /* Client test: hiredis against a node. Usage: hiredis_client PORT PROTOCOL PREFIX.
- * Appends, reads, scans and subscribes, and checks every reply's type in RESP2 or RESP3. Prints one line "ok".
+ * Appends, reads, scans and subscribes, and checks every reply's type. Prints one line "ok".
  * hiredis before 1.0 knows no RESP3: then protocol 3 ends with status 77.
  */
 #include <hiredis/hiredis.h>
@@ -15,13 +15,14 @@
 #define REDIS_REPLY_BOOL REDIS_REPLY_INTEGER
 #endif
 
-#define REQUIRE(condition)                                                                                 \
-    do {                                                                                                   \
-        if (!(condition)) {                                                                                \
-            fprintf(stderr, "line %d: %s\n", __LINE__, #condition);                                        \
-            exit(1);                                                                                       \
-        }                                                                                                  \
-    } while (0)
+#define REQUIRE(condition) require((condition), #condition, __LINE__)
+
+static void require(int good, const char *what, int line) {
+    if (!good) {
+        fprintf(stderr, "line %d: %s\n", line, what);
+        exit(1);
+    }
+}
 
 static redisReply *command(redisContext *context, const char *format, ...) {
     va_list args;
@@ -51,7 +52,9 @@ static const redisReply *field(const redisReply *map, const char *name) {
 }
 
 static void check_append_and_read(redisContext *context, int protocol, const char *stream) {
-    redisReply *reply = command(context, "EAPPEND %s First EXPECTED_VERSION empty PAYLOAD %b", stream, "a\0b\r\n", (size_t)5);
+    const char *bytes = "a\0b\r\n";
+    redisReply *reply = command(context, "EAPPEND %s First EXPECTED_VERSION empty PAYLOAD %b",
+                                stream, bytes, (size_t)5);
     REQUIRE(reply->type == (protocol == 3 ? REDIS_REPLY_MAP : REDIS_REPLY_ARRAY));
     REQUIRE(reply->elements == 12);
     REQUIRE(field(reply, "stream_version")->type == REDIS_REPLY_INTEGER);
@@ -59,11 +62,13 @@ static void check_append_and_read(redisContext *context, int protocol, const cha
     snprintf(event_id, sizeof event_id, "%s", field(reply, "event_id")->str);
     freeReplyObject(reply);
     for (int i = 0; i < 9; i++) {
-        freeReplyObject(command(context, "EAPPEND %s Next EXPECTED_VERSION %d METADATA m", stream, i));
+        freeReplyObject(
+            command(context, "EAPPEND %s Next EXPECTED_VERSION %d METADATA m", stream, i));
     }
     reply = command(context, "EGET %s", event_id);
-    REQUIRE(field(reply, "payload")->len == 5 && memcmp(field(reply, "payload")->str, "a\0b\r\n", 5) == 0);
-    REQUIRE(field(reply, "metadata")->type == REDIS_REPLY_STRING && field(reply, "metadata")->len == 0);
+    const redisReply *payload = field(reply, "payload"), *metadata = field(reply, "metadata");
+    REQUIRE(payload->len == 5 && memcmp(payload->str, bytes, 5) == 0);
+    REQUIRE(metadata->type == REDIS_REPLY_STRING && metadata->len == 0);
     freeReplyObject(reply);
     reply = command(context, "ESVER %s", stream);
     REQUIRE(reply->type == REDIS_REPLY_INTEGER && reply->integer == 9);
@@ -73,7 +78,8 @@ static void check_append_and_read(redisContext *context, int protocol, const cha
     freeReplyObject(reply);
     reply = command(context, "ESCAN %s - + COUNT 3", stream);
     const redisReply *more = field(reply, "has_more");
-    REQUIRE(more->type == (protocol == 3 ? REDIS_REPLY_BOOL : REDIS_REPLY_INTEGER) && more->integer == 1);
+    REQUIRE(more->type == (protocol == 3 ? REDIS_REPLY_BOOL : REDIS_REPLY_INTEGER));
+    REQUIRE(more->integer == 1);
     REQUIRE(field(reply, "events")->elements == 3);
     freeReplyObject(reply);
     reply = redisCommand(context, "EAPPEND %s Bad EXPECTED_VERSION empty", stream);
@@ -83,7 +89,8 @@ static void check_append_and_read(redisContext *context, int protocol, const cha
 
 static void check_pipeline(redisContext *context, const char *stream) {
     for (int i = 9; i < 1009; i++) {
-        REQUIRE(redisAppendCommand(context, "EAPPEND %s Piped EXPECTED_VERSION %d", stream, i) == REDIS_OK);
+        int status = redisAppendCommand(context, "EAPPEND %s Piped EXPECTED_VERSION %d", stream, i);
+        REQUIRE(status == REDIS_OK);
     }
     for (int i = 10; i < 1010; i++) {
         redisReply *reply = NULL;
@@ -142,11 +149,12 @@ static void check_subscription3(redisContext *context, const char *stream) {
 
 int main(int argc, char **argv) {
     REQUIRE(argc == 4);
-    int protocol = atoi(argv[2]);
+    int port = (int)strtol(argv[1], NULL, 10);
+    int protocol = (int)strtol(argv[2], NULL, 10);
     if (protocol == 3 && !HAS_RESP3) {
         return 77;
     }
-    redisContext *context = redisConnect("127.0.0.1", atoi(argv[1]));
+    redisContext *context = redisConnect("127.0.0.1", port);
     REQUIRE(context && !context->err);
     redisReply *reply = command(context, "HELLO %d", protocol);
     REQUIRE(field(reply, "proto")->integer == protocol);

@@ -52,7 +52,8 @@ def test_redis_cli_from_stdin(node, name):
 
 
 def test_redis_cli_pipe(node, name):
-    data = b"".join(resp.encode("EAPPEND", name, "E", "EXPECTED_VERSION", "empty" if i == 0 else i - 1) for i in range(2000))
+    data = b"".join(resp.encode("EAPPEND", name, "E", "EXPECTED_VERSION", "empty" if i == 0 else i - 1)
+                    for i in range(2000))
     out = cli(node, "--pipe", stdin=data)
     assert b"errors: 0, replies: 2000" in out
     assert cli(node, "ESVER", name) == b"1999\n"
@@ -200,7 +201,8 @@ def test_redis_py_password(start):
         with pytest.raises((redis.AuthenticationError, redis.ResponseError)):
             r.ping()
         r.close()
-    done = subprocess.run(["redis-cli", "-p", str(node.port), "-a", "s3cret", "--no-auth-warning", "PING"], capture_output=True)
+    done = subprocess.run(["redis-cli", "-p", str(node.port), "-a", "s3cret", "--no-auth-warning", "PING"],
+                          capture_output=True)
     assert done.stdout == b"PONG\n" and done.stderr == b""
     node.stop()
 
@@ -242,8 +244,8 @@ def test_redis_py_async(node, name, protocol):
 @pytest.mark.parametrize("number", [2, 3])
 def test_hiredis_c(node, name, number, tmp_path):
     binary = tmp_path / "hiredis_client"
-    subprocess.run(["cc", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-o", binary, f"{HERE}/hiredis_client.c", "-lhiredis"],
-                   check=True)
+    subprocess.run(["cc", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-o", binary, f"{HERE}/hiredis_client.c",
+                    "-lhiredis"], check=True)
     done = subprocess.run([binary, str(node.port), str(number), name], capture_output=True, text=True, timeout=30)
     if done.returncode == 77:
         pytest.skip("this hiredis knows no RESP3; test_hiredis_reader does it")
@@ -272,7 +274,8 @@ def test_hiredis_reader(node, name, number):
         hello = fields(ask("HELLO", number))
         assert hello[b"proto"] == number
         for i in range(10):
-            made = fields(ask("EAPPEND", name, "E", "EXPECTED_VERSION", "empty" if i == 0 else i - 1, "PAYLOAD", b"\r\n\0"))
+            expected = "empty" if i == 0 else i - 1
+            made = fields(ask("EAPPEND", name, "E", "EXPECTED_VERSION", expected, "PAYLOAD", b"\r\n\0"))
             assert made[b"stream_version"] == i
         page = ask("ESCAN", name, "-", "+", "COUNT", 4)
         assert isinstance(page, dict if number == 3 else list)

@@ -36,7 +36,8 @@ def test_version_and_help():
     assert run("-V").stdout == done.stdout
     done = run("--help")
     assert done.returncode == 0
-    for word in ("--dir", "--config", "--client-address", "--cluster-address", "--check-config", "status", "restart", "verify", "dump"):
+    for word in ("--dir", "--config", "--client-address", "--cluster-address", "--check-config", "status", "restart",
+                 "verify", "dump"):
         assert word in done.stdout, word
     assert run("-h").stdout == done.stdout
 
@@ -218,7 +219,7 @@ def test_restart_bucket_under_load(own, names):
     assert done.returncode != 0 and done.stderr.strip()
 
 
-def test_killed_bucket_waits_and_others_go_on(own, names):
+def test_killed_bucket_waits_and_others_go_on(own, names, slowness):
     """kill -9 of one bucketd: its requests wait and succeed, the others don't notice."""
     away, other = (ids.stream_in_partition(names(), partition) for partition in (4, 5))
     with own.client(timeout=20.0) as one, own.client(timeout=20.0) as two:
@@ -230,7 +231,7 @@ def test_killed_bucket_waits_and_others_go_on(own, names):
             one.send("EAPPEND", away, "E", "EXPECTED_VERSION", i)
             begin = time.monotonic()
             two.ok("EAPPEND", other, "E", "EXPECTED_VERSION", i)
-            assert time.monotonic() - begin < 0.5, "another bucket waited"
+            assert time.monotonic() - begin < 0.5 * slowness, "another bucket waited"
             os.kill(pid, signal.SIGKILL)
             reply = one.reply()
             assert not isinstance(reply, Error) and reply["stream_version"] == i + 1, reply
@@ -239,7 +240,7 @@ def test_killed_bucket_waits_and_others_go_on(own, names):
         assert len(events) == 21
 
 
-def test_killed_netd(own, name):
+def test_killed_netd(own, name, slowness):
     """Clients are disconnected and can connect again within 1 s; the buckets live on."""
     buckets = {bucket: pid for bucket, pid in own.children().items() if bucket != "netd"}
     with own.client() as client:
@@ -260,7 +261,7 @@ def test_killed_netd(own, name):
 
         wait_for("a new connection", again, 5.0, 0.005)
         took = time.monotonic() - begin
-        assert took < 1.0, f"{took:.2f} s"
+        assert took < 1.0 * slowness, f"{took:.2f} s"
     assert {bucket: pid for bucket, pid in own.children().items() if bucket != "netd"} == buckets
 
 
@@ -279,7 +280,8 @@ def test_port_in_use_is_said(own, tmp_path):
     """Another directory, the same port: says so, and doesn't pretend to serve."""
     second = Node(tmp_path / "other", own.port, {"bucket.count": 1}, wait=False)
     try:
-        wait_for("a word about the address", lambda: re.search(r"(in use|EADDRINUSE|listen|bind)", second.log_tail(200)), 10.0)
+        wait_for("a word about the address",
+                 lambda: re.search(r"(in use|EADDRINUSE|listen|bind)", second.log_tail(200)), 10.0)
     finally:
         second.kill()
 
@@ -305,7 +307,8 @@ def test_segment_size_may_change(start, name):
     node = start({"segment.size_bytes": 131072, "bucket.count": 1})
     with node.client() as client:
         for i in range(300):
-            client.ok("EAPPEND", name, "E", "EXPECTED_VERSION", "empty" if i == 0 else i - 1, "PAYLOAD", os.urandom(1000))
+            expected = "empty" if i == 0 else i - 1
+            client.ok("EAPPEND", name, "E", "EXPECTED_VERSION", expected, "PAYLOAD", os.urandom(1000))
     node.stop()
     node.config["segment.size_bytes"] = 1 << 20
     node.start()

@@ -23,8 +23,8 @@ def append(client, stream, count, start=0, key=None, payload=b""):
     """Versions start.. of a stream, pipelined."""
     tail = ("PARTITION_KEY", key) if key else ()
     for at in range(start, start + count, 500):
-        commands = [("EAPPEND", stream, f"E{i}", "EXPECTED_VERSION", "empty" if i == 0 else i - 1, "PAYLOAD", payload, *tail)
-                    for i in range(at, min(at + 500, start + count))]
+        commands = [("EAPPEND", stream, f"E{i}", "EXPECTED_VERSION", "empty" if i == 0 else i - 1,
+                     "PAYLOAD", payload, *tail) for i in range(at, min(at + 500, start + count))]
         for reply in client.pipeline(commands, timeout=30.0):
             assert not isinstance(reply, Error), reply
 
@@ -55,13 +55,13 @@ def test_from_number(node, name):
         assert client.silent(0.1)
 
 
-def test_history_comes_at_once(node, name):
+def test_history_comes_at_once(node, name, slowness):
     with node.client() as client:
         append(client, name, 4)
         begin = time.monotonic()
         subscribe(client, "ESUB", name, "FROM", 0, "WINDOW", 2)
         assert versions(client.messages(2)) == [0, 1]
-        assert time.monotonic() - begin < 0.5
+        assert time.monotonic() - begin < 0.5 * slowness
         assert client.silent(0.1)
 
 
@@ -232,7 +232,8 @@ def test_stream_named_like_a_keyword(lax):
     ("ESUB", "s", "FROM", "MAP"), ("ESUB", "s", "FROM", "MAP", "s"), ("ESUB", "s", "FROM", "MAP", "s=x"),
     ("ESUB", "s", "FROM", 0, "FROM", 1), ("ESUB", "s", "WINDOW", 1, "WINDOW", 1),
     ("EPSUB",), ("EPSUB", "x"), ("EPSUB", ""), ("EPSUB", "1,,2"), ("EPSUB", "1,x"), ("EPSUB", "5-2"), ("EPSUB", "32"),
-    ("EPSUB", "0-32"), ("EPSUB", "1,99"), ("EPSUB", "*", "FROM"), ("EPSUB", "*", "FROM", "x"), ("EPSUB", "*", "WINDOW", 0),
+    ("EPSUB", "0-32"), ("EPSUB", "1,99"), ("EPSUB", "*", "FROM"), ("EPSUB", "*", "FROM", "x"),
+    ("EPSUB", "*", "WINDOW", 0),
     ("EPSUB", "*", "WINDOW"), ("EPSUB", "*", "FROM", "MAP"), ("EPSUB", "*", "FROM", "MAP", "x=1"),
     ("EPSUB", "*", "FROM", "MAP", "1=x"), ("EPSUB", "*", "FROM", "MAP", "1=1", "DEFAULT"),
     ("EPSUB", "*", "FROM", "MAP", "1=1", "DEFAULT", "x"), ("EPSUB", "*", "NONSENSE"), ("EPSUB", "*", "DEFAULT", 1),
@@ -295,7 +296,8 @@ def test_epsub_selectors(node, names):
         starts = {p: (lambda v: 0 if v is None else v + 1)(writer.cmd("EPSEQ", p)) for p in streams}
         clients = {}
         for selector, wanted in (("*", {20, 21, 22, 23}), ("21", {21}), ("20,22", {20, 22}), (" 20 , 23 ", {20, 23}),
-                                 ("21-23", {21, 22, 23}), ("20,20,20", {20}), (str(ids.default_key(streams[22])), {22})):
+                                 ("21-23", {21, 22, 23}), ("20,20,20", {20}),
+                                 (str(ids.default_key(streams[22])), {22})):
             clients[selector] = (node.client(), wanted)
             subscribe(clients[selector][0], "EPSUB", selector)
         for stream in streams.values():
@@ -395,7 +397,8 @@ def test_history_to_live_seam(node, names):
         def follow(i, client, begin):
             results[i] = client.messages(1500 - begin, timeout=40.0, ack=5)
 
-        followers = [threading.Thread(target=follow, args=(i, client, begin)) for i, (client, _, begin) in enumerate(clients)]
+        followers = [threading.Thread(target=follow, args=(i, client, begin))
+                     for i, (client, _, begin) in enumerate(clients)]
         for thread in followers:
             thread.start()
         for thread in [*threads, *followers]:
@@ -429,7 +432,7 @@ def test_transactions_keep_their_order(lax, names):
         assert [m[2]["event_name"] for m in got] == [b"A", b"B", b"C"] * 50
 
 
-def test_slow_subscribers_hold_up_nobody(node, names):
+def test_slow_subscribers_hold_up_nobody(node, names, memory_counts, slowness):
     """One with WINDOW 1 that never acknowledges, one that never reads; a third gets all, and appends stay quick."""
     stream = names()
     netd = node.child("netd")
@@ -448,8 +451,8 @@ def test_slow_subscribers_hold_up_nobody(node, names):
         assert versions(window.messages(1)) == [0]
         assert window.silent(0.1)
         grown = process_rss(netd) - before
-        assert grown < 100 << 20, f"netd grew by {grown >> 20} MiB"
-        assert took < 20.0, f"{took:.1f} s"
+        assert grown < 100 << 20 or not memory_counts, f"netd grew by {grown >> 20} MiB"
+        assert took < 20.0 * slowness, f"{took:.1f} s"
         one = time.monotonic()
         writer.ok("EAPPEND", stream, "E", "EXPECTED_VERSION", 2999)
         assert time.monotonic() - one < 1.0
@@ -559,7 +562,7 @@ def test_killed_bucket_leaves_no_gap(start, names):
     node.stop()
 
 
-def test_disconnect_frees_everything(node, name):
+def test_disconnect_frees_everything(node, name, memory_counts):
     """2,000 subscriptions of connections that went away leave nothing behind that costs."""
     netd = node.child("netd")
     with node.client() as writer:
@@ -576,10 +579,10 @@ def test_disconnect_frees_everything(node, name):
         before = process_rss(netd)
         round_of_subscribers()
         wait_for("the second round is gone", lambda: writer.ok("CLIENT", "LIST").count(b"\n") <= 2, 5.0)
-        assert process_rss(netd) - before < 8 << 20
+        assert process_rss(netd) - before < 8 << 20 or not memory_counts
 
 
-def test_live_latency(node, name):
+def test_live_latency(node, name, slowness):
     """A live event reaches its subscriber soon after the append's own answer."""
     with node.client() as writer, node.client() as client:
         subscribe(client, "ESUB", name, "FROM", 0)
@@ -589,7 +592,7 @@ def test_live_latency(node, name):
             begin = time.monotonic()
             client.messages(1)
             spans.append(time.monotonic() - begin)
-        assert sorted(spans)[50] < 0.02, f"median {sorted(spans)[50] * 1000:.1f} ms"
+        assert sorted(spans)[50] < 0.02 * slowness, f"median {sorted(spans)[50] * 1000:.1f} ms"
 
 
 def test_many_streams_in_one_subscription(node, names):
