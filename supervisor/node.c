@@ -1,0 +1,384 @@
+/* The supervisor's shell: libuv and links bring events, supervisor.c decides, this file does. */
+#include "supervisor/node.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "common/assert.h"
+#include "supervisor/meta.h"
+#include "supervisor/node_internal.h"
+
+#define STATS_MS 1000
+/* A process that works but doesn't answer for so long is reported. */
+#define UNANSWERED_MS_MAX 10000
+
+static enum err prepare_node(struct node *node, struct buf *error);
+static void init_supervisor(struct node *node);
+static void start_loop(struct node *node);
+static bool start_child(void *ctx, unsigned number, uint64_t boot);
+static enum err open_child_link(struct node_child *child, uint64_t boot);
+static void on_child_exit(void *ctx, const char *how);
+static void drop_link(struct node_child *child);
+static void turn(struct node *node);
+static void ask_stats(uv_timer_t *timer);
+
+int node_run(const struct config *config)
+{
+    struct node *node = calloc(1, sizeof *node);
+    ASSERT(node != NULL);
+    node->config = config;
+    snprintf(node->log.proc, sizeof node->log.proc, "supervisor");
+    log_level_parse(config->log_level, &node->log.level);
+    ASSERT(uv_loop_init(&node->loop) == 0);
+    struct buf error = {0};
+    enum err err = prepare_node(node, &error);
+    if (err != ERR_OK) {
+        fprintf(stderr, "sierradb: %.*s", (int)error.len, (char *)error.ptr);
+        return EXIT_FAILURE;
+    }
+    init_supervisor(node);
+    start_loop(node);
+    supervisor_start(&node->supervisor, node_now_ms());
+    uv_run(&node->loop, UV_RUN_DEFAULT);
+    ASSERT(false); /* it ends in turn() */
+}
+
+/* Everything that can be wrong with the start. */
+static enum err prepare_node(struct node *node, struct buf *error)
+{
+    if (node->config->node.count > 1) {
+        buf_printf(error, "node.count is %u: this version runs single nodes only\n",
+                   node->config->node.count);
+        return ERR_CONFIG;
+    }
+    enum err err = process_find_exe("sierradb-netd", "netd", &node->netd_exe);
+    if (err == ERR_OK)
+        err = process_find_exe("sierradb-bucketd", "bucketd", &node->bucketd_exe);
+    if (err != ERR_OK) {
+        buf_printf(error, "%s is missing: expected it beside this program or in %s\n",
+                   node->netd_exe == NULL ? "sierradb-netd" : "sierradb-bucketd",
+                   SIERRADB_LIBEXEC_DIR);
+        return err;
+    }
+    err = datadir_open(node->config, &node->datadir, error);
+    if (err == ERR_OK)
+        err = meta_open(node->config, &node->cluster_id, error);
+    if (err != ERR_OK)
+        return err;
+    node->boot = datadir_next_number(node->datadir);
+    node->config_fd = process_config_fd(node->config);
+    return ERR_OK;
+}
+
+/* --- What the core asks for ---------------------------------------------------------------------------- */
+
+static uint64_t next_number(void *ctx)
+{
+    struct node *node = ctx;
+    return datadir_next_number(node->datadir);
+}
+
+static void kill_child(void *ctx, unsigned number)
+{
+    struct node *node = ctx;
+    if (node->children[number].process != NULL)
+        process_kill(node->children[number].process);
+}
+
+static struct buf *outbox(void *ctx, unsigned number)
+{
+    struct node *node = ctx;
+    ASSERT(node->children[number].link != NULL);
+    return link_outbox(node->children[number].link);
+}
+
+static void let_go(void *ctx, unsigned number)
+{
+    struct node *node = ctx;
+    drop_link(&node->children[number]);
+}
+
+static void link_path(void *ctx, uint32_t bucket, uint64_t link,
+                      char path[static IPC_PATH_LEN_MAX + 1])
+{
+    struct node *node = ctx;
+    int len = snprintf(path, IPC_PATH_LEN_MAX + 1, "%s/netd-b%u.%lu.ipc", node->config->run_dir,
+                       bucket, link);
+    ASSERT(len <= (int)IPC_PATH_LEN_MAX); /* datadir.c checked run_dir */
+}
+
+static void node_ready(void *ctx)
+{
+    struct node *node = ctx;
+    const struct supervisor *s = &node->supervisor;
+    uint64_t recovery_us = 0;
+    for (unsigned i = 1; i < s->count; i++)
+        recovery_us = max_u64(recovery_us, s->children[i].recovery_us);
+    log_info(&node->log, "node.ready", "address=%s buckets=%u recovery_ms=%lu start_ms=%lu",
+             node->config->network.client_address, s->count - 1, recovery_us / 1000,
+             node_now_ms() - node->started_ms);
+}
+
+static void init_supervisor(struct node *node)
+{
+    const struct config *c = node->config;
+    unsigned count = c->bucket.ids_count > 0 ? c->bucket.ids_count : c->bucket.count;
+    uint32_t *buckets = calloc(count, sizeof *buckets);
+    node->children = calloc(count + 1, sizeof *node->children);
+    ASSERT(buckets != NULL && node->children != NULL);
+    for (unsigned i = 0; i < count; i++)
+        buckets[i] = c->bucket.ids_count > 0 ? c->bucket.ids[i] : i;
+    for (unsigned i = 0; i <= count; i++) {
+        node->children[i].node = node;
+        node->children[i].number = i;
+    }
+    struct supervisor_config config = {.backoff_ms_max = c->supervisor.restart_backoff_ms_max,
+                                       .crash_limit = c->supervisor.crash_limit,
+                                       .stop_timeout_ms = c->supervisor.stop_timeout_ms};
+    struct supervisor_ops ops = {.ctx = node,
+                                 .next_number = next_number,
+                                 .start = start_child,
+                                 .kill = kill_child,
+                                 .outbox = outbox,
+                                 .let_go = let_go,
+                                 .link_path = link_path,
+                                 .node_ready = node_ready};
+    supervisor_init(&node->supervisor, &config, c->bucket.count, buckets, count, &ops, &node->log);
+    free(buckets);
+}
+
+/* --- Children -------------------------------------------------------------------------------------------- */
+
+static bool start_child(void *ctx, unsigned number, uint64_t boot)
+{
+    struct node *node = ctx;
+    struct node_child *child = &node->children[number];
+    const struct supervised *c = &node->supervisor.children[number];
+    bool netd = c->kind == CHILD_NETD;
+    ASSERT(child->process == NULL && child->link == NULL);
+    int len = netd ? snprintf(child->link_path, sizeof child->link_path, "%s/sup-netd.%lu.ipc",
+                              node->config->run_dir, boot)
+                   : snprintf(child->link_path, sizeof child->link_path, "%s/sup-b%u.%lu.ipc",
+                              node->config->run_dir, c->index, boot);
+    ASSERT(len <= (int)IPC_PATH_LEN_MAX);
+    struct process_spec spec = {
+        .exe = netd ? node->netd_exe : node->bucketd_exe,
+        .index = c->index,
+        .boot = boot,
+        .supervisor_boot = node->boot,
+        .link_path = child->link_path,
+        .cluster_id = node->cluster_id,
+        .config_fd = node->config_fd,
+        .pool_threads = node->config->threads.read + node->config->threads.write,
+    };
+    child->process = process_start(&node->loop, &spec, on_child_exit, child, &node->log);
+    if (child->process == NULL)
+        return false;
+    if (open_child_link(child, boot) != ERR_OK)
+        process_kill(child->process); /* its end is reported as usual */
+    return true;
+}
+
+static void on_link_up(void *ctx, struct link *link)
+{
+    (void)link;
+    struct node_child *child = ctx;
+    child->link_up = true;
+    supervisor_on_linked(&child->node->supervisor, child->number, node_now_ms());
+}
+
+static void on_link_down(void *ctx, struct link *link)
+{
+    (void)link;
+    struct node_child *child = ctx;
+    drop_link(child);
+    supervisor_on_unlinked(&child->node->supervisor, child->number, node_now_ms());
+}
+
+static void on_link_message(void *ctx, struct link *link, const struct msg *msg)
+{
+    (void)link;
+    struct node_child *child = ctx;
+    if (msg->tag == TAG_stats_reply)
+        report_on_stats(child, msg->u.stats_reply.text, node_now_ms());
+    else
+        supervisor_on_message(&child->node->supervisor, child->number, msg, node_now_ms());
+}
+
+static enum err open_child_link(struct node_child *child, uint64_t boot)
+{
+    struct node *node = child->node;
+    struct link_config config = {.path = child->link_path,
+                                 .listen = false,
+                                 .own_boot = node->boot,
+                                 .peer_boot = boot,
+                                 .log = &node->log};
+    struct link_callbacks callbacks = {.ctx = child,
+                                       .on_up = on_link_up,
+                                       .on_down = on_link_down,
+                                       .on_message = on_link_message};
+    return link_open(&node->loop, &config, &callbacks, &child->link);
+}
+
+static void drop_link(struct node_child *child)
+{
+    if (child->link != NULL)
+        link_close(child->link);
+    child->link = NULL;
+    child->link_up = false;
+}
+
+/* Its listeners are gone with it, so their paths can go too. */
+static void on_child_exit(void *ctx, const char *how)
+{
+    struct node_child *child = ctx;
+    struct node *node = child->node;
+    const struct supervised *c = &node->supervisor.children[child->number];
+    char path[IPC_PATH_LEN_MAX + 1];
+    unlink(child->link_path);
+    if (c->kind == CHILD_BUCKETD && c->link != 0) {
+        link_path(node, c->index, c->link, path);
+        unlink(path);
+    }
+    child->process = NULL;
+    drop_link(child);
+    report_forget(child);
+    supervisor_on_exit(&node->supervisor, child->number, how, node_now_ms());
+}
+
+/* --- The operator ---------------------------------------------------------------------------------------- */
+
+static json_t *restart_reply(struct node *node, const json_t *request)
+{
+    const char *kind = json_string_value(json_object_get(request, "kind"));
+    json_int_t index = json_integer_value(json_object_get(request, "index"));
+    bool netd = kind != NULL && strcmp(kind, "netd") == 0;
+    struct supervisor *s = &node->supervisor;
+    for (unsigned i = 0; i < s->count && kind != NULL; i++) {
+        const struct supervised *c = &s->children[i];
+        if (netd != (c->kind == CHILD_NETD) || (!netd && c->index != (uint64_t)index))
+            continue;
+        log_info(&node->log, "process.restart_asked", "process=%s-%u",
+                 netd ? "netd" : "bucketd", c->index);
+        uint64_t boot = c->boot;
+        supervisor_restart(s, i, node_now_ms());
+        return json_pack("{s:b, s:I}", "ok", 1, "old_boot", (json_int_t)boot);
+    }
+    return json_pack("{s:b, s:s}", "ok", 0, "error", "this node runs no such process");
+}
+
+static json_t *on_request(void *ctx, const json_t *request)
+{
+    struct node *node = ctx;
+    const char *command = json_string_value(json_object_get(request, "command"));
+    if (command != NULL && strcmp(command, "status") == 0)
+        return report_status(node);
+    if (command != NULL && strcmp(command, "restart") == 0)
+        return restart_reply(node, request);
+    if (command != NULL && strcmp(command, "stop") == 0) {
+        log_info(&node->log, "node.stopping", "by=operator");
+        supervisor_stop(&node->supervisor, node_now_ms());
+        return json_pack("{s:b}", "ok", 1);
+    }
+    return json_pack("{s:b, s:s}", "ok", 0, "error", "unknown command");
+}
+
+static void on_signal(uv_signal_t *handle, int number)
+{
+    struct node *node = handle->data;
+    if (number == SIGHUP) {
+        log_info(&node->log, "signal.ignored", "signal=SIGHUP "
+                 "reason=\"a changed configuration needs a restart\"");
+        return;
+    }
+    log_info(&node->log, "node.stopping", "by=%s", number == SIGTERM ? "SIGTERM" : "SIGINT");
+    supervisor_stop(&node->supervisor, node_now_ms());
+}
+
+/* --- The loop -------------------------------------------------------------------------------------------- */
+
+static void on_prepare(uv_prepare_t *prepare)
+{
+    turn(prepare->data);
+}
+
+static void on_check(uv_check_t *check)
+{
+    turn(check->data);
+}
+
+static void on_timer(uv_timer_t *timer)
+{
+    (void)timer; /* only wakes the loop: the turn follows */
+}
+
+static void start_loop(struct node *node)
+{
+    static const int numbers[] = {SIGTERM, SIGINT, SIGHUP};
+    signal(SIGPIPE, SIG_IGN);
+    for (unsigned i = 0; i < 3; i++) {
+        uv_signal_init(&node->loop, &node->signals[i]);
+        node->signals[i].data = node;
+        ASSERT(uv_signal_start(&node->signals[i], on_signal, numbers[i]) == 0);
+    }
+    uv_timer_init(&node->loop, &node->timer);
+    uv_timer_init(&node->loop, &node->stats_timer);
+    uv_prepare_init(&node->loop, &node->prepare);
+    uv_check_init(&node->loop, &node->check);
+    node->stats_timer.data = node->prepare.data = node->check.data = node;
+    uv_timer_start(&node->stats_timer, ask_stats, STATS_MS, STATS_MS);
+    uv_prepare_start(&node->prepare, on_prepare);
+    uv_check_start(&node->check, on_check);
+    node->started_ms = node_now_ms();
+    enum err err = control_open(&node->loop, node->config->run_dir, on_request, node, &node->log,
+                                &node->control);
+    if (err != ERR_OK)
+        log_warn(&node->log, "control.unavailable", "error=%s", err_name(err));
+}
+
+static void turn(struct node *node)
+{
+    uint64_t now_ms = node_now_ms();
+    uint64_t next_ms = supervisor_tick(&node->supervisor, now_ms);
+    if (node->supervisor.stopping == STOP_DONE) {
+        log_info(&node->log, "node.stopped", "after_ms=%lu", now_ms - node->started_ms);
+        _exit(node->supervisor.gave_up ? EXIT_FAILURE : EXIT_SUCCESS);
+    }
+    if (next_ms == UINT64_MAX) {
+        uv_timer_stop(&node->timer);
+    } else {
+        uv_update_time(&node->loop);
+        uv_timer_start(&node->timer, on_timer, next_ms > now_ms ? next_ms - now_ms : 0, 0);
+    }
+    for (unsigned i = 0; i < node->supervisor.count; i++) {
+        if (node->children[i].link != NULL)
+            link_flush(node->children[i].link);
+    }
+}
+
+static void ask_stats(uv_timer_t *timer)
+{
+    struct node *node = timer->data;
+    uint64_t now_ms = node_now_ms();
+    node->stats_req_id++;
+    for (unsigned i = 0; i < node->supervisor.count; i++) {
+        struct node_child *child = &node->children[i];
+        const struct supervised *c = &node->supervisor.children[i];
+        if (c->state != CHILD_UP || !child->link_up)
+            continue;
+        uint64_t heard_ms = max_u64(child->stats.answered_ms, c->ready_ms);
+        if (now_ms - heard_ms > UNANSWERED_MS_MAX) {
+            /* Not asked again until it answers: its link's queue must not grow. */
+            if (!child->stats.unanswered_logged)
+                log_warn(&node->log, "process.unresponsive", "process=%s-%u pid=%d for_ms=%lu",
+                         i == 0 ? "netd" : "bucketd", c->index, process_pid(child->process),
+                         now_ms - heard_ms);
+            child->stats.unanswered_logged = true;
+            continue;
+        }
+        msg_pack_stats_req(link_outbox(child->link),
+                           &(struct msg_stats_req){.req_id = node->stats_req_id});
+    }
+}
