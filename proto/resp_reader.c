@@ -408,7 +408,7 @@ static enum err read_aggregate(struct resp_reader *reader, char type)
 /* The types of one line. */
 static enum err read_scalar(struct resp_reader *reader, char type)
 {
-    size_t len;
+    size_t len = 0;
     enum err err = read_line(reader, "simple value", &len);
     if (err != ERR_OK)
         return err;
@@ -449,7 +449,7 @@ static bool scalar_is_valid(char type, struct span text)
 
 static enum err read_inline(struct resp_reader *reader)
 {
-    size_t len;
+    size_t len = 0;
     enum err err = read_line(reader, "inline request", &len);
     if (err != ERR_OK)
         return err;
