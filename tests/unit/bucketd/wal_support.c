@@ -1,0 +1,251 @@
+/* A log on a disk in memory with a model beside it: see wal_support.h. */
+#include "tests/unit/bucketd/wal_support.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "common/assert.h"
+
+static uint64_t mix(uint64_t z)
+{
+    z = (z + 0x9e3779b97f4a7c15ull) * 0xbf58476d1ce4e5b9ull;
+    return (z ^ (z >> 31)) * 0x94d049bb133111ebull;
+}
+
+static uint64_t pick(uint64_t *state, uint64_t below)
+{
+    *state = mix(*state);
+    return (*state >> 11) % below;
+}
+
+void run_tx_make(const struct run *run, uint64_t idx, struct run_tx *tx)
+{
+    uint64_t state = idx;
+    uint32_t slots = run->config.partition_count / run->config.bucket_count;
+    *tx = (struct run_tx){0};
+    tx->partition = (uint32_t)pick(&state, slots) * run->config.bucket_count + run->config.bucket;
+    tx->count = 1 + (uint32_t)(pick(&state, 4) == 0 ? pick(&state, RUN_EVENTS_MAX) : 0);
+    store_u64(tx->partition_key.bytes, mix(tx->partition));
+    store_u64(tx->transaction_id.bytes, idx);
+    buf_reserve(&tx->bytes, RUN_EVENTS_MAX * (2 * run->data_max + 400));
+    for (uint32_t i = 0; i < tx->count; i++) {
+        struct wal_event *event = &tx->events[i];
+        store_u64(event->event_id.bytes, idx);
+        store_u64(event->event_id.bytes + 8, i);
+        event->version = idx * 10 + i;
+        event->timestamp_ns = idx * 1000 + i;
+        struct span *parts[] = {&event->stream, &event->name, &event->metadata, &event->payload};
+        size_t lens[] = {1 + pick(&state, 64), pick(&state, 40), pick(&state, run->data_max + 1),
+                         pick(&state, run->data_max + 1)};
+        bool compressible = pick(&state, 2) == 0;
+        for (size_t p = 0; p < 4; p++) {
+            uint8_t *to = buf_extend(&tx->bytes, lens[p]);
+            for (size_t b = 0; b < lens[p]; b++)
+                to[b] = compressible ? (uint8_t)('a' + (b & 3)) : (uint8_t)pick(&state, 256);
+            *parts[p] = span_of(to, lens[p]);
+        }
+    }
+}
+
+struct wal_config run_config(uint64_t segment_bytes)
+{
+    struct wal_config config = {
+        .node = 0, .bucket = 1, .bucket_count = 4, .partition_count = 32, .segment_bytes = segment_bytes};
+    memset(config.cluster_id.bytes, 0xc1, sizeof config.cluster_id.bytes);
+    return config;
+}
+
+/* --- what comes back ------------------------------------------------------------------------------------ */
+
+static bool event_equal(const struct event_view *got, const struct wal_event *wanted)
+{
+    return uuid_equal(&got->event_id, &wanted->event_id) && got->version == wanted->version &&
+           got->timestamp_ns == wanted->timestamp_ns && span_equal(got->stream, wanted->stream) &&
+           span_equal(got->name, wanted->name) && span_equal(got->metadata, wanted->metadata) &&
+           span_equal(got->payload, wanted->payload);
+}
+
+static bool entry_matches(const struct run *run, const struct wal_entry *entry)
+{
+    uint64_t idx = entry->head->idx;
+    if (idx == 0 || idx >= RUN_ENTRIES_MAX)
+        return false;
+    if (entry->head->record.entry_kind != ENTRY_TX)
+        return !run->is_tx[idx];
+    struct run_tx tx;
+    struct buf scratch = {0};
+    struct format_salt salt = {.cluster_id = run->config.cluster_id, .bucket = run->config.bucket,
+                               .segment = entry->segment};
+    run_tx_make(run, idx, &tx);
+    uint64_t offset = sizeof(struct entry_head);
+    bool ok = run->is_tx[idx] && entry->head->record.count == tx.count;
+    for (uint32_t i = 0; ok && i < tx.count; i++) {
+        struct event_view view;
+        uint32_t position = 0;
+        ok = wal_entry_event(entry, &salt, &offset, &scratch, &view, &position) == ERR_OK &&
+             event_equal(&view, &tx.events[i]) && view.sequence == run->first_seq[idx] + i &&
+             view.partition == tx.partition && uuid_equal(&view.partition_key, &tx.partition_key) &&
+             uuid_equal(&view.transaction_id, &tx.transaction_id) &&
+             position == run->positions[idx][i] && entry->segment == run->segments[idx];
+    }
+    buf_release(&tx.bytes);
+    buf_release(&scratch);
+    return ok;
+}
+
+static void run_on_entry(void *ctx, const struct wal_entry *entry)
+{
+    struct run *run = ctx;
+    run->seen++;
+    if (entry->head->idx <= run->seen_last || !entry_matches(run, entry))
+        run->seen_wrong++;
+    run->seen_last = entry->head->idx;
+}
+
+static void run_on_durable(void *ctx, uint64_t last_idx, struct lsn at, struct span written)
+{
+    struct run *run = ctx;
+    ck_assert_uint_ge(last_idx, run->acked);
+    ck_assert_uint_eq(wal_durable_idx(run->wal), last_idx);
+    ck_assert(wal_flushing(run->wal));
+    ck_assert_uint_eq(wal_durable_end(run->wal, at.segment), at.offset + written.len);
+    run->acked = last_idx;
+}
+
+static void run_on_roll(void *ctx, uint64_t new_segment)
+{
+    struct run *run = ctx;
+    ck_assert_uint_eq(new_segment, wal_segment(run->wal) + 1);
+    run->rolls++;
+}
+
+static void run_on_space(void *ctx)
+{
+    ((struct run *)ctx)->spaces++;
+}
+
+/* --- life ------------------------------------------------------------------------------------------------ */
+
+struct run *run_new(uint64_t segment_bytes, size_t data_max, struct mem_disk *mem)
+{
+    struct run *run = calloc(1, sizeof *run);
+    ASSERT(run != NULL);
+    run->config = run_config(segment_bytes);
+    run->data_max = data_max;
+    run->mem = mem != NULL ? mem : mem_disk_new();
+    return run;
+}
+
+void run_free(struct run *run)
+{
+    wal_free(run->wal);
+    ck_assert_int_eq(run->mem->files_open, 0);
+    mem_disk_free(run->mem);
+    free(run);
+}
+
+enum err run_open(struct run *run, struct wal_recovery *ret_recovery)
+{
+    struct wal_callbacks callbacks = {.ctx = run, .on_entry = run_on_entry, .on_durable = run_on_durable,
+                                      .on_roll = run_on_roll, .on_space = run_on_space};
+    run->seen = run->seen_last = run->seen_wrong = 0;
+    run->wal = wal_new(&run->config, &run->mem->env, &callbacks);
+    return wal_open(run->wal, ret_recovery);
+}
+
+/* Waits until a record of `bound` fits. */
+static bool run_fits(struct run *run, uint64_t bound)
+{
+    enum err err = wal_fits(run->wal, bound);
+    for (int tries = 0; err == ERR_AGAIN && tries < 50; tries++) {
+        wal_flush(run->wal);
+        mem_disk_settle(run->mem);
+        err = wal_fits(run->wal, bound);
+    }
+    ck_assert_int_ne(err, ERR_AGAIN);
+    return err == ERR_OK;
+}
+
+bool run_term(struct run *run)
+{
+    if (!run_fits(run, WAL_TERM_BOUND))
+        return false;
+    wal_append_vote(run->wal, wal_term(run->wal) + 1, 1);
+    uint64_t idx = wal_append_noop(run->wal);
+    run->is_tx[idx] = false;
+    return true;
+}
+
+bool run_append(struct run *run)
+{
+    struct run_tx tx;
+    uint64_t idx = wal_last_idx(run->wal) + 1;
+    ck_assert_uint_lt(idx, RUN_ENTRIES_MAX);
+    run_tx_make(run, idx, &tx);
+    bool ok = run_fits(run, wal_entry_bound(tx.events, tx.count));
+    if (ok) {
+        uint64_t first_seq = wal_next_seq(run->wal, tx.partition);
+        uint64_t got = wal_append_tx(run->wal, tx.partition, &tx.partition_key, &tx.transaction_id, tx.events,
+                                     tx.count, run->positions[idx]);
+        ck_assert_uint_eq(got, idx);
+        ck_assert_uint_eq(wal_next_seq(run->wal, tx.partition), first_seq + tx.count);
+        run->is_tx[idx] = true;
+        run->first_seq[idx] = first_seq;
+        run->segments[idx] = wal_segment(run->wal);
+    }
+    buf_release(&tx.bytes);
+    return ok;
+}
+
+void run_flush(struct run *run)
+{
+    wal_flush(run->wal);
+    mem_disk_settle(run->mem);
+}
+
+void run_kill(struct run *run)
+{
+    wal_free(run->wal);
+    run->wal = NULL;
+    mem_disk_kill(run->mem);
+}
+
+void run_move(struct run *run, struct mem_disk *mem)
+{
+    run_kill(run);
+    mem_disk_free(run->mem);
+    run->mem = mem;
+}
+
+/* --- the whole log ----------------------------------------------------------------------------------------- */
+
+static void check_problem(void *ctx, enum wal_problem kind, uint64_t offset, const char *what)
+{
+    (void)ctx;
+    fprintf(stderr, "problem %d at %llu: %s\n", kind, (unsigned long long)offset, what);
+}
+
+uint64_t run_check(struct run *run)
+{
+    struct wal_scan scan = {.ctx = run, .on_entry = run_on_entry, .on_problem = check_problem};
+    struct format_salt salt = {.cluster_id = run->config.cluster_id, .bucket = run->config.bucket};
+    struct wal_scan_result result = {0};
+    uint64_t chain = 0, last_idx = 0, events = 0;
+    run->seen = run->seen_last = run->seen_wrong = 0;
+    for (uint64_t segment = 0;; segment++) {
+        enum err err = wal_scan_segment(&run->mem->disk, segment, &salt, &scan, &result);
+        if (err == ERR_NOTFOUND && segment > 0)
+            break;
+        ck_assert_int_eq(err, ERR_OK);
+        ck_assert_uint_eq(result.problems, 0);
+        ck_assert_uint_eq(result.checkpoint.last_idx, last_idx);
+        ck_assert_uint_eq(result.checkpoint.last_chain, chain);
+        ck_assert_uint_eq(result.checkpoint.events, events);
+        last_idx = result.last_idx;
+        chain = result.last_chain;
+        events += result.events;
+    }
+    ck_assert_uint_eq(run->seen_wrong, 0);
+    ck_assert_uint_eq(run->seen, last_idx);
+    return last_idx;
+}
