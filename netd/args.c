@@ -169,7 +169,8 @@ bool args_range(struct args *args, const char *noun, struct range_args *ret_rang
 {
     static const char what[] = "range value (-, +, or number)";
     struct range_args range = {.from = 0, .to = UINT64_MAX};
-    bool start_is_last = args_take_word(args, "+"), start_is_first = args_take_word(args, "-");
+    bool start_is_last = args_take_word(args, "+");
+    bool start_is_first = !start_is_last && args_take_word(args, "-");
     if (!start_is_last && !start_is_first && !args_u64(args, what, &range.from))
         return false;
     bool end_is_last = args_take_word(args, "+");
