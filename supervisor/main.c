@@ -60,8 +60,10 @@ static int check_config(const struct options *options)
 {
     struct config config;
     struct buf text = {0};
-    if (options_load_config(options, &config) != ERR_OK)
+    if (options_load_config(options, &config) != ERR_OK) {
+        config_release(&config);
         return EXIT_FAILURE;
+    }
     if (config.network.password[0] != '\0') {
         free(config.network.password);
         config.network.password = strdup("(set)");
@@ -76,7 +78,8 @@ static int check_config(const struct options *options)
 static int run_node(const struct options *options)
 {
     struct config config;
-    if (options_load_config(options, &config) != ERR_OK)
-        return EXIT_FAILURE;
-    return node_run(&config);
+    if (options_load_config(options, &config) == ERR_OK)
+        node_run(&config);
+    config_release(&config);
+    return EXIT_FAILURE;
 }

@@ -13,6 +13,8 @@
 #define STATS_MS 1000
 /* A process that works but doesn't answer for so long is reported. */
 #define UNANSWERED_MS_MAX 10000
+/* A second signal so much later means it: kill. */
+#define STOP_TWICE_MS_MIN 1000
 
 static enum err prepare_node(struct node *node, struct buf *error);
 static void init_supervisor(struct node *node);
@@ -24,7 +26,7 @@ static void drop_link(struct node_child *child);
 static void turn(struct node *node);
 static void ask_stats(uv_timer_t *timer);
 
-int node_run(const struct config *config)
+_Noreturn void node_run(const struct config *config)
 {
     struct node *node = calloc(1, sizeof *node);
     ASSERT(node != NULL);
@@ -36,13 +38,13 @@ int node_run(const struct config *config)
     enum err err = prepare_node(node, &error);
     if (err != ERR_OK) {
         fprintf(stderr, "sierradb: %.*s", (int)error.len, (char *)error.ptr);
-        return EXIT_FAILURE;
+        _exit(EXIT_FAILURE); /* nothing runs yet, and nothing needs tidying */
     }
     init_supervisor(node);
     start_loop(node);
     supervisor_start(&node->supervisor, node_now_ms());
     uv_run(&node->loop, UV_RUN_DEFAULT);
-    ASSERT(false); /* it ends in turn() */
+    abort(); /* it ends in turn() */
 }
 
 /* Everything that can be wrong with the start. */
@@ -260,8 +262,9 @@ static json_t *restart_reply(struct node *node, const json_t *request)
         const struct supervised *c = &s->children[i];
         if (netd != (c->kind == CHILD_NETD) || (!netd && c->index != (uint64_t)index))
             continue;
-        log_info(&node->log, "process.restart_asked", "process=%s-%u",
-                 netd ? "netd" : "bucketd", c->index);
+        char name[24];
+        supervised_name(c, name);
+        log_info(&node->log, "process.restart_asked", "process=%s", name);
         uint64_t boot = c->boot;
         supervisor_restart(s, i, node_now_ms());
         return json_pack("{s:b, s:I}", "ok", 1, "old_boot", (json_int_t)boot);
@@ -279,6 +282,7 @@ static json_t *on_request(void *ctx, const json_t *request)
         return restart_reply(node, request);
     if (command != NULL && strcmp(command, "stop") == 0) {
         log_info(&node->log, "node.stopping", "by=operator");
+        node->stop_ms = node_now_ms();
         supervisor_stop(&node->supervisor, node_now_ms());
         return json_pack("{s:b}", "ok", 1);
     }
@@ -293,8 +297,14 @@ static void on_signal(uv_signal_t *handle, int number)
                  "reason=\"a changed configuration needs a restart\"");
         return;
     }
-    log_info(&node->log, "node.stopping", "by=%s", number == SIGTERM ? "SIGTERM" : "SIGINT");
-    supervisor_stop(&node->supervisor, node_now_ms());
+    /* A terminal or a service manager may send one wish to stop twice: to the group and to the process. */
+    uint64_t now_ms = node_now_ms();
+    if (node->stop_ms != 0 && now_ms - node->stop_ms < STOP_TWICE_MS_MIN)
+        return;
+    log_info(&node->log, node->stop_ms == 0 ? "node.stopping" : "node.killing", "by=%s",
+             number == SIGTERM ? "SIGTERM" : "SIGINT");
+    node->stop_ms = now_ms;
+    supervisor_stop(&node->supervisor, now_ms);
 }
 
 /* --- The loop -------------------------------------------------------------------------------------------- */
@@ -371,10 +381,11 @@ static void ask_stats(uv_timer_t *timer)
         uint64_t heard_ms = max_u64(child->stats.answered_ms, c->ready_ms);
         if (now_ms - heard_ms > UNANSWERED_MS_MAX) {
             /* Not asked again until it answers: its link's queue must not grow. */
+            char name[24];
+            supervised_name(c, name);
             if (!child->stats.unanswered_logged)
-                log_warn(&node->log, "process.unresponsive", "process=%s-%u pid=%d for_ms=%lu",
-                         i == 0 ? "netd" : "bucketd", c->index, process_pid(child->process),
-                         now_ms - heard_ms);
+                log_warn(&node->log, "process.unresponsive", "process=%s pid=%d for_ms=%lu", name,
+                         process_pid(child->process), now_ms - heard_ms);
             child->stats.unanswered_logged = true;
             continue;
         }

@@ -3,6 +3,6 @@
 
 #include "common/config.h"
 
-/* Locks the data directory, starts everything and runs until it is told to stop. Returns the process's exit status;
- * messages about what hinders the start go to stderr. */
-int node_run(const struct config *config);
+/* Locks the data directory, starts everything and runs until it is told to stop. Ends the process:
+ * status 0 when it was told to stop, 1 when it can't start (a message went to stderr). */
+_Noreturn void node_run(const struct config *config);

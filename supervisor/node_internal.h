@@ -46,6 +46,7 @@ struct node {
     uint64_t boot;
     uint64_t started_ms;
     uint64_t stats_req_id;
+    uint64_t stop_ms;           /* when a stop was last asked for; 0: never */
     struct supervisor supervisor;
     struct node_child *children;
     struct control *control;

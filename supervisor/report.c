@@ -95,7 +95,7 @@ static json_t *process_status(const struct node *node, unsigned number)
     if (child->stats.text.len > 0) {
         struct span text = buf_span(&child->stats.text);
         uint64_t events;
-        if (find_stat(text, "events", &events))
+        if (c->kind == CHILD_BUCKETD && find_stat(text, "events", &events))
             json_object_set_new(status, "events", json_integer((json_int_t)events));
         json_object_set_new(status, "appends_per_s", json_real(child->stats.appends_per_s));
         json_object_set_new(status, "reads_per_s", json_real(child->stats.reads_per_s));

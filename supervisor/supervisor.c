@@ -102,10 +102,11 @@ static void on_ready(struct supervisor *s, struct supervised *c, const struct ms
     c->ready_ms = now_ms;
     c->failures = 0;
     c->reported_down = false;
-    if (c->ever_ready)
-        log_info(s->log, "process.ready", "process=%s-%u pid_boot=%lu after_ms=%lu restarts=%u",
-                 c->kind == CHILD_NETD ? "netd" : "bucketd", c->index, c->boot,
-                 now_ms - c->started_ms, c->restarts);
+    char name[24];
+    supervised_name(c, name);
+    if (c->restarts > 0)
+        log_info(s->log, "process.ready", "process=%s boot=%lu after_ms=%lu restarts=%u", name,
+                 c->boot, now_ms - c->started_ms, c->restarts);
     c->ever_ready = true;
     enter(s, c, CHILD_UP);
     introduce_bucket_state(s, c);
