@@ -59,12 +59,13 @@ static void parse(struct span bytes, const struct resp_limits *chosen, uint64_t 
         uint8_t *room = resp_reader_room(reader, size, &room_len);
         ASSERT(room_len >= size);
         memcpy(room, bytes.ptr, size);
-        memset(room + size, '$', room_len - size); /* must not be taken for input */
+        size_t beyond = room_len - size < 64 ? room_len - size : 64;
+        memset(room + size, '$', beyond); /* must not be taken for input */
         resp_reader_fed(reader, size);
         bytes = span_of(bytes.ptr + size, bytes.len - size);
         if (drain(reader, trace))
             break;
-        if (pieces && (state & 1 << 21) != 0)
+        if (pieces && (state >> 40) % 16 == 0)
             resp_reader_trim(reader);
     }
     resp_reader_free(reader);
