@@ -4,7 +4,8 @@
 #define BLOOM_LINE_BITS (BLOOM_LINE_BYTES * 8)
 #define BLOOM_PROBES    6u
 #define PROBE_BITS      9u
-_Static_assert(1u << PROBE_BITS == BLOOM_LINE_BITS && BLOOM_PROBES * PROBE_BITS <= 64, "one hash feeds all probes");
+_Static_assert(1u << PROBE_BITS == BLOOM_LINE_BITS && BLOOM_PROBES * PROBE_BITS <= 64,
+               "one hash feeds all probes");
 
 uint64_t bloom_lines(uint64_t keys)
 {
@@ -17,7 +18,8 @@ uint64_t bloom_line(uint64_t lines, uint64_t hash)
     return ((hash >> 32) * lines) >> 32;
 }
 
-/* The line was chosen by the hash's top: all keys of a line share it, so the probes need other bits. */
+/* The line was chosen by the hash's top: all keys of a line share it, so the probes need other
+ * bits. */
 static uint64_t probes_of(uint64_t hash)
 {
     hash *= 0x9fb21c651e98df25u;

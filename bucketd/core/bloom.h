@@ -1,5 +1,6 @@
-/* A blocked bloom filter: each key has BLOOM_PROBES bits in one 64-byte line, so that a lookup costs one cache miss.
- * At 10 bits per key about one absent key in 80 seems present. Pure functions over memory of the caller. */
+/* A blocked bloom filter: each key has BLOOM_PROBES bits in one 64-byte line, so that a lookup
+ * costs one cache miss. At 10 bits per key about one absent key in 80 seems present. Pure functions
+ * over memory of the caller. */
 #pragma once
 
 #include "common/bytes.h"

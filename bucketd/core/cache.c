@@ -1,4 +1,5 @@
-/* Block cache (cache.h): fixed frames found by an open-addressing table, replaced by a clock hand. */
+/* Block cache (cache.h): fixed frames found by an open-addressing table, replaced by a clock hand.
+ */
 #include "bucketd/core/cache.h"
 
 #include <stdlib.h>
@@ -21,15 +22,15 @@ struct cache {
     uint64_t seed;
     struct frame *frames; /* frames_max of them, of which frames_made were ever used */
     uint32_t frames_max, frames_made, free_head, hand;
-    uint32_t *table;      /* frame + 1; 0 = empty. Never more than half full */
+    uint32_t *table; /* frame + 1; 0 = empty. Never more than half full */
     uint32_t table_mask;
     struct cache_stats stats;
 };
 
 static uint32_t find(const struct cache *cache, uint64_t segment, uint64_t block);
 static uint32_t insert(struct cache *cache, uint64_t segment, uint64_t block);
-static void extend_block(struct cache *cache, uint64_t segment, uint64_t block, uint32_t from, const uint8_t *bytes,
-                         uint32_t len);
+static void extend_block(struct cache *cache, uint64_t segment, uint64_t block, uint32_t from,
+                         const uint8_t *bytes, uint32_t len);
 static void fill(struct frame *frame, uint32_t from, const void *bytes, uint32_t len);
 static void discard(struct cache *cache, uint32_t number);
 
@@ -76,7 +77,8 @@ struct span cache_get(struct cache *cache, uint64_t segment, uint64_t block, uin
     return span_of(frame->bytes, frame->known);
 }
 
-void cache_put(struct cache *cache, uint64_t segment, uint64_t block, const void *bytes, uint32_t len)
+void cache_put(struct cache *cache, uint64_t segment, uint64_t block, const void *bytes,
+               uint32_t len)
 {
     ASSERT(len <= CACHE_BLOCK_BYTES);
     if (cache->frames_max == 0 || len == 0)
@@ -89,7 +91,8 @@ void cache_put(struct cache *cache, uint64_t segment, uint64_t block, const void
         fill(frame, 0, bytes, len);
 }
 
-void cache_extend(struct cache *cache, uint64_t segment, uint64_t offset, const void *bytes, size_t len)
+void cache_extend(struct cache *cache, uint64_t segment, uint64_t offset, const void *bytes,
+                  size_t len)
 {
     const uint8_t *at = bytes;
     while (len > 0 && cache->frames_max > 0) {
@@ -121,8 +124,8 @@ void cache_get_stats(const struct cache *cache, struct cache_stats *ret_stats)
     ret_stats->bytes = cache->stats.entries * CACHE_BLOCK_BYTES;
 }
 
-static void extend_block(struct cache *cache, uint64_t segment, uint64_t block, uint32_t from, const uint8_t *bytes,
-                         uint32_t len)
+static void extend_block(struct cache *cache, uint64_t segment, uint64_t block, uint32_t from,
+                         const uint8_t *bytes, uint32_t len)
 {
     uint32_t number = find(cache, segment, block);
     if (number == NO_FRAME && from == 0)
@@ -138,7 +141,8 @@ static void fill(struct frame *frame, uint32_t from, const void *bytes, uint32_t
     frame->known = from + len;
 }
 
-/* --- the table: linear probing ------------------------------------------------------------------ */
+/* --- the table: linear probing ------------------------------------------------------------------
+ */
 
 static uint32_t home(const struct cache *cache, uint64_t segment, uint64_t block)
 {
@@ -165,7 +169,8 @@ static uint32_t find(const struct cache *cache, uint64_t segment, uint64_t block
     return number == 0 ? NO_FRAME : number - 1;
 }
 
-/* Empties the frame's cell and moves later cells of the same run up, so that no probe ends early. */
+/* Empties the frame's cell and moves later cells of the same run up, so that no probe ends early.
+ */
 static void discard(struct cache *cache, uint32_t number)
 {
     const struct frame *frame = &cache->frames[number];
@@ -185,7 +190,8 @@ static void discard(struct cache *cache, uint32_t number)
     cache->stats.entries--;
 }
 
-/* --- frames --------------------------------------------------------------------------------------- */
+/* --- frames
+ * --------------------------------------------------------------------------------------- */
 
 /* Second chance: the hand passes over what was hit since it last came by. */
 static uint32_t evict(struct cache *cache)
@@ -223,7 +229,8 @@ static uint32_t insert(struct cache *cache, uint64_t segment, uint64_t block)
     struct frame *frame = &cache->frames[number];
     uint8_t *bytes = frame->bytes != NULL ? frame->bytes : malloc(CACHE_BLOCK_BYTES);
     ASSERT(bytes != NULL);
-    *frame = (struct frame){.segment = segment, .block = block, .bytes = bytes, .next_free = NO_FRAME};
+    *frame =
+        (struct frame){.segment = segment, .block = block, .bytes = bytes, .next_free = NO_FRAME};
     uint32_t cell = probe(cache, segment, block);
     ASSERT(cache->table[cell] == 0);
     cache->table[cell] = number + 1;

@@ -39,13 +39,14 @@ void index_pop(struct index *index)
 
 uint32_t index_event_count(const struct index *index)
 {
-    return index->memory != NULL ? index_memory_events(index->memory) : index_files_events(index->files);
+    return index->memory != NULL ? index_memory_events(index->memory)
+                                 : index_files_events(index->files);
 }
 
 size_t index_memory(const struct index *index)
 {
-    return sizeof *index +
-           (index->memory != NULL ? index_memory_bytes(index->memory) : index_files_memory(index->files));
+    return sizeof *index + (index->memory != NULL ? index_memory_bytes(index->memory)
+                                                  : index_files_memory(index->files));
 }
 
 bool index_is_mapped(const struct index *index)
@@ -63,7 +64,8 @@ enum err index_check_all(struct index *index)
     return index->files != NULL ? index_files_check(index->files) : ERR_OK;
 }
 
-enum err index_find_event(struct index *index, const struct uuid *event_id, uint32_t skip, uint32_t *ret_position)
+enum err index_find_event(struct index *index, const struct uuid *event_id, uint32_t skip,
+                          uint32_t *ret_position)
 {
     if (index->memory != NULL)
         return index_memory_find_event(index->memory, event_id, skip, ret_position);
@@ -78,7 +80,8 @@ enum err index_find_stream(struct index *index, uint32_t partition, struct span 
     return index_files_find_stream(index->files, partition, stream, ret_stream);
 }
 
-enum err index_find_partition(struct index *index, uint32_t partition, struct index_partition *ret_partition)
+enum err index_find_partition(struct index *index, uint32_t partition,
+                              struct index_partition *ret_partition)
 {
     if (index->memory != NULL)
         return index_memory_find_partition(index->memory, partition, ret_partition);
@@ -94,8 +97,8 @@ enum err index_stream_position(struct index *index, const struct index_stream *s
     return ERR_OK;
 }
 
-enum err index_partition_position(struct index *index, const struct index_partition *partition, uint32_t i,
-                                  uint32_t *ret_position)
+enum err index_partition_position(struct index *index, const struct index_partition *partition,
+                                  uint32_t i, uint32_t *ret_position)
 {
     if (index->files != NULL)
         return index_files_partition_position(index->files, partition, i, ret_position);

@@ -21,12 +21,15 @@ struct printer {
 
 static enum err check_pages(struct index_file *file);
 static enum err check_events(struct index_file *file, struct tally *ret_tally);
-static enum err check_streams(struct index_file *file, uint64_t *per_partition, struct tally *ret_tally);
-static enum err check_partitions(struct index_file *file, uint64_t *per_partition, struct tally *ret_tally);
+static enum err check_streams(struct index_file *file, uint64_t *per_partition,
+                              struct tally *ret_tally);
+static enum err check_partitions(struct index_file *file, uint64_t *per_partition,
+                                 struct tally *ret_tally);
 static enum err check_fanout(struct index_file *file);
 static enum err check_list(struct index_file *file, uint32_t list, uint32_t count, uint64_t *listed,
                            struct tally *tally);
-static void print(const struct printer *printer, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void print(const struct printer *printer, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 static void print_header(const struct printer *printer, const struct index_file *file);
 static enum err print_events(const struct printer *printer, struct index_file *file);
 static enum err print_streams(const struct printer *printer, struct index_file *file);
@@ -51,7 +54,8 @@ enum err index_files_check(struct index_files *files)
     if (err != ERR_OK)
         return err;
     bool agree = events.events == streams.events && events.events == partitions.events &&
-                 events.fingerprint == streams.fingerprint && events.fingerprint == partitions.fingerprint;
+                 events.fingerprint == streams.fingerprint &&
+                 events.fingerprint == partitions.fingerprint;
     return agree ? ERR_OK : ERR_CORRUPT;
 }
 
@@ -89,7 +93,8 @@ enum err index_dump(struct span bytes, void (*line)(void *ctx, const char *text)
     return err;
 }
 
-/* --- checks --------------------------------------------------------------------------------------- */
+/* --- checks
+ * --------------------------------------------------------------------------------------- */
 
 static void count_position(struct tally *tally, uint32_t position)
 {
@@ -163,7 +168,8 @@ static enum err check_list(struct index_file *file, uint32_t list, uint32_t coun
 }
 
 /* One entry against its bucket, tag, bloom filter and name. */
-static enum err check_stream(struct index_file *file, uint32_t bucket, uint32_t i, const struct sidx_entry *entry)
+static enum err check_stream(struct index_file *file, uint32_t bucket, uint32_t i,
+                             const struct sidx_entry *entry)
 {
     const struct index_layout *layout = &file->layout;
     struct span name = index_file_name(file, entry);
@@ -171,12 +177,15 @@ static enum err check_stream(struct index_file *file, uint32_t bucket, uint32_t 
         return ERR_CORRUPT;
     uint64_t hash = index_hash_stream(file->header.hash_seed, entry->partition, name);
     uint32_t tag = load_u32(file->view.ptr + layout->tags + i * sizeof tag);
-    const uint8_t *line = file->view.ptr + layout->bloom + bloom_line(layout->bloom_lines, hash) * BLOOM_LINE_BYTES;
-    bool right = index_bucket(layout, hash) == bucket && index_tag(layout, hash) == tag && bloom_has(line, hash);
+    const uint8_t *line =
+        file->view.ptr + layout->bloom + bloom_line(layout->bloom_lines, hash) * BLOOM_LINE_BYTES;
+    bool right = index_bucket(layout, hash) == bucket && index_tag(layout, hash) == tag &&
+                 bloom_has(line, hash);
     return right ? ERR_OK : ERR_CORRUPT;
 }
 
-static enum err check_streams(struct index_file *file, uint64_t *per_partition, struct tally *ret_tally)
+static enum err check_streams(struct index_file *file, uint64_t *per_partition,
+                              struct tally *ret_tally)
 {
     struct tally tally = {0};
     uint64_t listed = 0, name = 0;
@@ -188,9 +197,11 @@ static enum err check_streams(struct index_file *file, uint64_t *per_partition, 
             return ERR_CORRUPT;
         for (uint32_t i = from; i < to; i++) {
             struct sidx_entry entry;
-            if (index_file_stream(file, i, &entry) != ERR_OK || check_stream(file, b, i, &entry) != ERR_OK)
+            if (index_file_stream(file, i, &entry) != ERR_OK ||
+                check_stream(file, b, i, &entry) != ERR_OK)
                 return ERR_CORRUPT;
-            if (entry.name != name || check_list(file, entry.list, entry.count, &listed, &tally) != ERR_OK)
+            if (entry.name != name ||
+                check_list(file, entry.list, entry.count, &listed, &tally) != ERR_OK)
                 return ERR_CORRUPT;
             name += align_up(entry.name_len, INDEX_NAME_UNIT) / INDEX_NAME_UNIT;
             if (per_partition != NULL)
@@ -204,7 +215,8 @@ static enum err check_streams(struct index_file *file, uint64_t *per_partition, 
     return ERR_OK;
 }
 
-static enum err check_partitions(struct index_file *file, uint64_t *per_partition, struct tally *ret_tally)
+static enum err check_partitions(struct index_file *file, uint64_t *per_partition,
+                                 struct tally *ret_tally)
 {
     struct tally tally = {0};
     uint64_t listed = 0;
@@ -228,7 +240,8 @@ static enum err check_partitions(struct index_file *file, uint64_t *per_partitio
     return ERR_OK;
 }
 
-/* --- text ----------------------------------------------------------------------------------------- */
+/* --- text
+ * ----------------------------------------------------------------------------------------- */
 
 static void print(const struct printer *printer, const char *format, ...)
 {
@@ -251,11 +264,13 @@ static void print_header(const struct printer *printer, const struct index_file 
     char cluster[UUID_TEXT_LEN + 1];
     const struct index_header *header = &file->header;
     format_uuid(&header->cluster_id, cluster);
-    print(printer, "%s version=%u cluster=%s bucket=%lu segment=%010lu", index_file_names[file->kind], header->version,
-          cluster, header->bucket, header->segment);
-    print(printer, "events=%u keys=%u listed=%u name_bytes=%lu file_bytes=%lu pages=%lu bloom_lines=%lu fanout_bits=%u",
-          header->events, header->keys, header->listed, header->name_bytes, header->file_bytes, file->layout.pages,
-          file->layout.bloom_lines, file->layout.fanout_bits);
+    print(printer, "%s version=%u cluster=%s bucket=%lu segment=%010lu",
+          index_file_names[file->kind], header->version, cluster, header->bucket, header->segment);
+    print(printer,
+          "events=%u keys=%u listed=%u name_bytes=%lu file_bytes=%lu pages=%lu bloom_lines=%lu "
+          "fanout_bits=%u",
+          header->events, header->keys, header->listed, header->name_bytes, header->file_bytes,
+          file->layout.pages, file->layout.bloom_lines, file->layout.fanout_bits);
 }
 
 static enum err print_events(const struct printer *printer, struct index_file *file)
@@ -274,8 +289,8 @@ static enum err print_events(const struct printer *printer, struct index_file *f
 }
 
 /* One line for each position, with the number it has: version or sequence. */
-static enum err print_list(const struct printer *printer, struct index_file *file, const char *what, uint64_t first,
-                           uint32_t list, uint32_t count)
+static enum err print_list(const struct printer *printer, struct index_file *file, const char *what,
+                           uint64_t first, uint32_t list, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++) {
         uint32_t position;
@@ -309,9 +324,10 @@ static enum err print_streams(const struct printer *printer, struct index_file *
         char name[4 * UINT8_MAX + 1], key[UUID_TEXT_LEN + 1];
         escape(index_file_name(file, &entry), name);
         format_uuid(&entry.partition_key, key);
-        print(printer, "stream \"%s\" partition=%u key=%s versions=%lu..%lu", name, entry.partition, key,
-              entry.first_version, entry.first_version + entry.count - 1);
-        if (print_list(printer, file, "version", entry.first_version, entry.list, entry.count) != ERR_OK)
+        print(printer, "stream \"%s\" partition=%u key=%s versions=%lu..%lu", name, entry.partition,
+              key, entry.first_version, entry.first_version + entry.count - 1);
+        if (print_list(printer, file, "version", entry.first_version, entry.list, entry.count) !=
+            ERR_OK)
             return ERR_CORRUPT;
     }
     return ERR_OK;
@@ -325,7 +341,8 @@ static enum err print_partitions(const struct printer *printer, struct index_fil
             return ERR_CORRUPT;
         print(printer, "partition=%u sequences=%lu..%lu", entry.partition, entry.first_seq,
               entry.first_seq + entry.count - 1);
-        if (print_list(printer, file, "sequence", entry.first_seq, entry.list, entry.count) != ERR_OK)
+        if (print_list(printer, file, "sequence", entry.first_seq, entry.list, entry.count) !=
+            ERR_OK)
             return ERR_CORRUPT;
     }
     return ERR_OK;

@@ -1,5 +1,6 @@
-/* The mapped form of the index: opening and lookups. Nothing in a file is believed before its page's CRC was checked,
- * and no count or offset is used before it was compared with the section it points into. */
+/* The mapped form of the index: opening and lookups. Nothing in a file is believed before its
+ * page's CRC was checked, and no count or offset is used before it was compared with the section it
+ * points into. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -9,10 +10,12 @@
 
 #define PATH_LEN_MAX 256u
 
-static enum err map_file(struct disk *disk, const char *dir, enum index_kind kind, struct span *ret_view);
+static enum err map_file(struct disk *disk, const char *dir, enum index_kind kind,
+                         struct span *ret_view);
 static bool header_agrees(const struct index_file *file, const struct format_salt *salt);
 
-enum err index_open(struct disk *disk, const char *dir, const struct format_salt *salt, struct index **ret_index)
+enum err index_open(struct disk *disk, const char *dir, const struct format_salt *salt,
+                    struct index **ret_index)
 {
     struct index_files *files = calloc(1, sizeof *files);
     ASSERT(files != NULL);
@@ -28,7 +31,8 @@ enum err index_open(struct disk *disk, const char *dir, const struct format_salt
     }
     if (err == ERR_OK) {
         uint32_t events = files->file[INDEX_EVENTS].header.events;
-        if (events != files->file[INDEX_STREAMS].header.events || events != files->file[INDEX_PARTITIONS].header.events)
+        if (events != files->file[INDEX_STREAMS].header.events ||
+            events != files->file[INDEX_PARTITIONS].header.events)
             err = ERR_CORRUPT;
     }
     if (err != ERR_OK) {
@@ -74,10 +78,12 @@ size_t index_files_memory(const struct index_files *files)
     return bytes;
 }
 
-/* --- lookups -------------------------------------------------------------------------------------- */
+/* --- lookups
+ * -------------------------------------------------------------------------------------- */
 
 /* The bucket to search; ERR_NOTFOUND where the bloom filter knows that the key isn't there. */
-static enum err find_bucket(struct index_file *file, uint64_t hash, uint32_t *ret_from, uint32_t *ret_to)
+static enum err find_bucket(struct index_file *file, uint64_t hash, uint32_t *ret_from,
+                            uint32_t *ret_to)
 {
     const struct index_layout *layout = &file->layout;
     uint64_t line = layout->bloom + bloom_line(layout->bloom_lines, hash) * BLOOM_LINE_BYTES;
@@ -89,8 +95,8 @@ static enum err find_bucket(struct index_file *file, uint64_t hash, uint32_t *re
     return index_file_bucket(file, index_bucket(layout, hash), ret_from, ret_to);
 }
 
-enum err index_files_find_event(struct index_files *files, const struct uuid *event_id, uint32_t skip,
-                                uint32_t *ret_position)
+enum err index_files_find_event(struct index_files *files, const struct uuid *event_id,
+                                uint32_t skip, uint32_t *ret_position)
 {
     struct index_file *file = &files->file[INDEX_EVENTS];
     uint64_t hash = index_hash_event(file->header.hash_seed, event_id);
@@ -99,7 +105,8 @@ enum err index_files_find_event(struct index_files *files, const struct uuid *ev
     if (err != ERR_OK)
         return err;
     const size_t entry_bytes = sizeof(struct eidx_entry);
-    const uint8_t *at = index_file_at(file, file->layout.entries + from * entry_bytes, (to - from) * entry_bytes);
+    const uint8_t *at =
+        index_file_at(file, file->layout.entries + from * entry_bytes, (to - from) * entry_bytes);
     if (at == NULL)
         return ERR_CORRUPT;
     uint32_t tag = index_tag(&file->layout, hash);
@@ -124,7 +131,8 @@ enum err index_files_find_stream(struct index_files *files, uint32_t partition, 
     if (err != ERR_OK)
         return err;
     const size_t tag_bytes = sizeof(uint32_t);
-    const uint8_t *at = index_file_at(file, file->layout.tags + from * tag_bytes, (to - from) * tag_bytes);
+    const uint8_t *at =
+        index_file_at(file, file->layout.tags + from * tag_bytes, (to - from) * tag_bytes);
     if (at == NULL)
         return ERR_CORRUPT;
     uint32_t tag = index_tag(&file->layout, hash);
@@ -139,7 +147,8 @@ enum err index_files_find_stream(struct index_files *files, uint32_t partition, 
             return ERR_CORRUPT;
         if (entry.partition != partition || !span_equal(name, stream))
             continue;
-        *ret_stream = (struct index_stream){entry.partition_key, entry.first_version, entry.count, i};
+        *ret_stream =
+            (struct index_stream){entry.partition_key, entry.first_version, entry.count, i};
         return ERR_OK;
     }
     return ERR_NOTFOUND;
@@ -167,8 +176,8 @@ enum err index_files_find_partition(struct index_files *files, uint32_t partitio
     return ERR_NOTFOUND;
 }
 
-enum err index_files_stream_position(struct index_files *files, const struct index_stream *stream, uint32_t i,
-                                     uint32_t *ret_position)
+enum err index_files_stream_position(struct index_files *files, const struct index_stream *stream,
+                                     uint32_t i, uint32_t *ret_position)
 {
     struct index_file *file = &files->file[INDEX_STREAMS];
     struct sidx_entry entry;
@@ -177,7 +186,8 @@ enum err index_files_stream_position(struct index_files *files, const struct ind
     return index_file_position(file, entry.list, entry.count, i, ret_position);
 }
 
-enum err index_files_partition_position(struct index_files *files, const struct index_partition *partition, uint32_t i,
+enum err index_files_partition_position(struct index_files *files,
+                                        const struct index_partition *partition, uint32_t i,
                                         uint32_t *ret_position)
 {
     struct index_file *file = &files->file[INDEX_PARTITIONS];
@@ -187,9 +197,11 @@ enum err index_files_partition_position(struct index_files *files, const struct 
     return index_file_position(file, entry.list, entry.count, i, ret_position);
 }
 
-/* --- one file ------------------------------------------------------------------------------------- */
+/* --- one file
+ * ------------------------------------------------------------------------------------- */
 
-static enum err map_file(struct disk *disk, const char *dir, enum index_kind kind, struct span *ret_view)
+static enum err map_file(struct disk *disk, const char *dir, enum index_kind kind,
+                         struct span *ret_view)
 {
     char path[PATH_LEN_MAX];
     int len = snprintf(path, sizeof path, "%s/%s", dir, index_file_names[kind]);
@@ -221,13 +233,14 @@ enum err index_file_init(struct index_file *file, enum index_kind kind, struct s
     if (!header_agrees(&new, salt) || !index_layout(header, kind, &new.layout) ||
         header->file_bytes != view.len || new.layout.file_bytes != view.len)
         return ERR_CORRUPT;
-    struct span crcs = span_of(view.ptr + new.layout.page_crcs, new.layout.pages * sizeof(uint32_t));
+    struct span crcs =
+        span_of(view.ptr + new.layout.page_crcs, new.layout.pages * sizeof(uint32_t));
     if (index_pages_crc(&new.salt, kind, crcs) != header->pages_crc)
         return ERR_CORRUPT;
 
     new.checked = calloc(1, (new.layout.pages + 7) / 8);
     ASSERT(new.checked != NULL);
-    uint64_t bloom_bytes = new.layout.bloom_lines * BLOOM_LINE_BYTES;
+    uint64_t bloom_bytes = new.layout.bloom_lines *BLOOM_LINE_BYTES;
     if (index_file_at(&new, new.layout.bloom, bloom_bytes) == NULL && bloom_bytes > 0) {
         index_file_release(&new);
         return ERR_CORRUPT;
@@ -242,8 +255,8 @@ static bool header_agrees(const struct index_file *file, const struct format_sal
     if (header->magic != index_magic(file->kind) || header->version != INDEX_VERSION ||
         header->crc != index_header_crc(&file->salt, file->kind, file->view.ptr))
         return false;
-    return salt == NULL || (uuid_equal(&salt->cluster_id, &header->cluster_id) && salt->bucket == header->bucket &&
-                            salt->segment == header->segment);
+    return salt == NULL || (uuid_equal(&salt->cluster_id, &header->cluster_id) &&
+                            salt->bucket == header->bucket && salt->segment == header->segment);
 }
 
 void index_file_release(struct index_file *file)
@@ -272,7 +285,8 @@ static bool check_page(struct index_file *file, uint64_t page)
 
 const uint8_t *index_file_at(struct index_file *file, uint64_t offset, uint64_t len)
 {
-    if (offset < INDEX_PAGE || offset > file->layout.page_crcs || len > file->layout.page_crcs - offset)
+    if (offset < INDEX_PAGE || offset > file->layout.page_crcs ||
+        len > file->layout.page_crcs - offset)
         return NULL;
     for (uint64_t page = offset / INDEX_PAGE; page * INDEX_PAGE < offset + len; page++) {
         if (!check_page(file, page))
@@ -281,9 +295,11 @@ const uint8_t *index_file_at(struct index_file *file, uint64_t offset, uint64_t 
     return file->view.ptr + offset;
 }
 
-enum err index_file_bucket(struct index_file *file, uint32_t bucket, uint32_t *ret_from, uint32_t *ret_to)
+enum err index_file_bucket(struct index_file *file, uint32_t bucket, uint32_t *ret_from,
+                           uint32_t *ret_to)
 {
-    const uint8_t *at = index_file_at(file, file->layout.fanout + bucket * sizeof(uint32_t), 2 * sizeof(uint32_t));
+    const uint8_t *at =
+        index_file_at(file, file->layout.fanout + bucket * sizeof(uint32_t), 2 * sizeof(uint32_t));
     if (at == NULL)
         return ERR_CORRUPT;
     uint32_t from = load_u32(at), to = load_u32(at + sizeof from);
@@ -305,7 +321,8 @@ enum err index_file_stream(struct index_file *file, uint32_t slot, struct sidx_e
 {
     ASSERT(slot < file->header.keys);
     struct sidx_entry entry;
-    const uint8_t *at = index_file_at(file, file->layout.entries + slot * sizeof entry, sizeof entry);
+    const uint8_t *at =
+        index_file_at(file, file->layout.entries + slot * sizeof entry, sizeof entry);
     if (at == NULL)
         return ERR_CORRUPT;
     memcpy(&entry, at, sizeof entry);
@@ -319,7 +336,8 @@ enum err index_file_partition(struct index_file *file, uint32_t slot, struct pid
 {
     ASSERT(slot < file->header.keys);
     struct pidx_entry entry;
-    const uint8_t *at = index_file_at(file, file->layout.entries + slot * sizeof entry, sizeof entry);
+    const uint8_t *at =
+        index_file_at(file, file->layout.entries + slot * sizeof entry, sizeof entry);
     if (at == NULL)
         return ERR_CORRUPT;
     memcpy(&entry, at, sizeof entry);
@@ -334,7 +352,8 @@ struct span index_file_name(struct index_file *file, const struct sidx_entry *en
     uint64_t offset = entry->name * (uint64_t)INDEX_NAME_UNIT;
     if (offset > file->header.name_bytes || entry->name_len > file->header.name_bytes - offset)
         return span_of(NULL, 0);
-    return span_of(index_file_at(file, file->layout.names + offset, entry->name_len), entry->name_len);
+    return span_of(index_file_at(file, file->layout.names + offset, entry->name_len),
+                   entry->name_len);
 }
 
 enum err index_file_position(struct index_file *file, uint32_t list, uint32_t count, uint32_t i,
@@ -347,7 +366,8 @@ enum err index_file_position(struct index_file *file, uint32_t list, uint32_t co
         return ERR_OK;
     }
     uint64_t number = (uint64_t)list + i;
-    const uint8_t *at = index_file_at(file, file->layout.lists + number * sizeof(uint32_t), sizeof(uint32_t));
+    const uint8_t *at =
+        index_file_at(file, file->layout.lists + number * sizeof(uint32_t), sizeof(uint32_t));
     if (at == NULL)
         return ERR_CORRUPT;
     *ret_position = load_u32(at);

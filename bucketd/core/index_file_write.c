@@ -1,5 +1,5 @@
-/* Writes the three index files of an in-memory index: each is built whole in memory, then written, synced and
- * renamed. */
+/* Writes the three index files of an in-memory index: each is built whole in memory, then written,
+ * synced and renamed. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <xxhash.h>
@@ -38,11 +38,13 @@ static void build_streams(struct image *image, const struct index_memory *memory
 static void build_partitions(struct image *image, const struct index_memory *memory);
 static void begin_image(struct image *image, enum index_kind kind, const struct format_salt *salt);
 static void finish_image(struct image *image, enum index_kind kind, const struct format_salt *salt);
-static enum err write_image(const struct image *image, enum index_kind kind, struct disk *disk, const char *dir);
+static enum err write_image(const struct image *image, enum index_kind kind, struct disk *disk,
+                            const char *dir);
 static void count_streams(const struct index_memory *memory, struct index_header *header);
 static void count_partitions(const struct index_memory *memory, struct index_header *header);
 
-enum err index_write(const struct index *index, struct disk *disk, const char *dir, const struct format_salt *salt)
+enum err index_write(const struct index *index, struct disk *disk, const char *dir,
+                     const struct format_salt *salt)
 {
     ASSERT(index->memory != NULL);
     const struct index_memory *memory = index->memory;
@@ -98,7 +100,8 @@ static void count_partitions(const struct index_memory *memory, struct index_hea
     }
 }
 
-/* --- contents ------------------------------------------------------------------------------------- */
+/* --- contents
+ * ------------------------------------------------------------------------------------- */
 
 /* A bucket holds a few entries: anything cleverer would cost more. */
 static void sort_bucket(struct eidx_entry *entries, uint32_t count)
@@ -108,7 +111,8 @@ static void sort_bucket(struct eidx_entry *entries, uint32_t count)
         uint32_t to = i;
         for (; to > 0; to--) {
             struct eidx_entry before = entries[to - 1];
-            if (before.tag < entry.tag || (before.tag == entry.tag && before.position <= entry.position))
+            if (before.tag < entry.tag ||
+                (before.tag == entry.tag && before.position <= entry.position))
                 break;
             entries[to] = before;
         }
@@ -116,8 +120,10 @@ static void sort_bucket(struct eidx_entry *entries, uint32_t count)
     }
 }
 
-/* Fills the image's bloom filter and fan-out, and `to` with (tag, value) in the order of the file. */
-static void sort_keys(struct image *image, struct key_cursor start, next_key_fn *next, struct eidx_entry *to)
+/* Fills the image's bloom filter and fan-out, and `to` with (tag, value) in the order of the file.
+ */
+static void sort_keys(struct image *image, struct key_cursor start, next_key_fn *next,
+                      struct eidx_entry *to)
 {
     const struct index_layout *layout = &image->layout;
     const uint32_t buckets = 1u << layout->fanout_bits;
@@ -132,7 +138,8 @@ static void sort_keys(struct image *image, struct key_cursor start, next_key_fn 
     for (uint32_t b = 0; b < buckets; b++)
         fanout[b + 1] += fanout[b];
     for (struct key_cursor at = start; next(&at, &hash, &value);)
-        to[fanout[index_bucket(layout, hash)]++] = (struct eidx_entry){index_tag(layout, hash), value};
+        to[fanout[index_bucket(layout, hash)]++] =
+            (struct eidx_entry){index_tag(layout, hash), value};
     /* Each start has moved to its bucket's end, which is the start of the next one. */
     memmove(fanout + 1, fanout, buckets * sizeof *fanout);
     fanout[0] = 0;
@@ -152,7 +159,8 @@ static bool next_event(struct key_cursor *at, uint64_t *ret_hash, uint32_t *ret_
 static void build_events(struct image *image, const struct index_memory *memory)
 {
     struct key_cursor start = {.memory = memory, .seed = image->header.hash_seed};
-    sort_keys(image, start, next_event, (struct eidx_entry *)(image->bytes + image->layout.entries));
+    sort_keys(image, start, next_event,
+              (struct eidx_entry *)(image->bytes + image->layout.entries));
 }
 
 static bool next_stream(struct key_cursor *at, uint64_t *ret_hash, uint32_t *ret_value)
@@ -165,13 +173,15 @@ static bool next_stream(struct key_cursor *at, uint64_t *ret_hash, uint32_t *ret
 }
 
 /* Puts a list behind those already there, or its only position into the entry. */
-static uint32_t put_list(struct image *image, uint32_t *listed, const uint32_t *positions, uint32_t count)
+static uint32_t put_list(struct image *image, uint32_t *listed, const uint32_t *positions,
+                         uint32_t count)
 {
     if (count == 1)
         return positions[0];
     uint32_t first = *listed;
     ASSERT(count > 1 && count <= image->header.listed - first);
-    memcpy(image->bytes + image->layout.lists + first * sizeof *positions, positions, count * sizeof *positions);
+    memcpy(image->bytes + image->layout.lists + first * sizeof *positions, positions,
+           count * sizeof *positions);
     *listed += count;
     return first;
 }
@@ -182,7 +192,8 @@ static void build_streams(struct image *image, const struct index_memory *memory
     const uint32_t keys = image->header.keys;
     struct eidx_entry *order = malloc((keys + 1ull) * sizeof *order);
     ASSERT(order != NULL);
-    sort_keys(image, (struct key_cursor){.memory = memory, .seed = image->header.hash_seed}, next_stream, order);
+    sort_keys(image, (struct key_cursor){.memory = memory, .seed = image->header.hash_seed},
+              next_stream, order);
 
     uint32_t *tags = (uint32_t *)(image->bytes + layout->tags);
     struct sidx_entry *entries = (struct sidx_entry *)(image->bytes + layout->entries);
@@ -199,7 +210,8 @@ static void build_streams(struct image *image, const struct index_memory *memory
             .partition = (uint16_t)stream.partition,
             .name_len = (uint8_t)stream.name.len,
         };
-        memcpy(image->bytes + layout->names + name * (uint64_t)INDEX_NAME_UNIT, stream.name.ptr, stream.name.len);
+        memcpy(image->bytes + layout->names + name * (uint64_t)INDEX_NAME_UNIT, stream.name.ptr,
+               stream.name.len);
         name += name_units(stream.name.len);
     }
     free(order);
@@ -233,7 +245,8 @@ static void build_partitions(struct image *image, const struct index_memory *mem
     free(order);
 }
 
-/* --- the file ------------------------------------------------------------------------------------- */
+/* --- the file
+ * ------------------------------------------------------------------------------------- */
 
 /* From the counts in the header. */
 static void begin_image(struct image *image, enum index_kind kind, const struct format_salt *salt)
@@ -250,20 +263,23 @@ static void begin_image(struct image *image, enum index_kind kind, const struct 
     image->header.file_bytes = image->layout.file_bytes;
 }
 
-/* The header's page comes last: it tells the CRC of the table, which has the others'. Its own place in the table is 0. */
+/* The header's page comes last: it tells the CRC of the table, which has the others'. Its own place
+ * in the table is 0. */
 static void finish_image(struct image *image, enum index_kind kind, const struct format_salt *salt)
 {
     const struct index_layout *layout = &image->layout;
     uint32_t *crcs = (uint32_t *)(image->bytes + layout->page_crcs);
     for (uint64_t page = 1; page < layout->pages; page++)
         crcs[page] = index_page_crc(salt, kind, page, image->bytes + page * INDEX_PAGE);
-    image->header.pages_crc = index_pages_crc(salt, kind, span_of(crcs, layout->pages * sizeof *crcs));
+    image->header.pages_crc =
+        index_pages_crc(salt, kind, span_of(crcs, layout->pages * sizeof *crcs));
     memcpy(image->bytes, &image->header, sizeof image->header);
     image->header.crc = index_header_crc(salt, kind, image->bytes);
     memcpy(image->bytes, &image->header, sizeof image->header);
 }
 
-static enum err write_image(const struct image *image, enum index_kind kind, struct disk *disk, const char *dir)
+static enum err write_image(const struct image *image, enum index_kind kind, struct disk *disk,
+                            const char *dir)
 {
     char path[PATH_LEN_MAX], path_new[PATH_LEN_MAX];
     int len = snprintf(path, sizeof path, "%s/%s", dir, index_file_names[kind]);

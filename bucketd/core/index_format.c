@@ -12,7 +12,8 @@
 static uint64_t put_section(uint64_t *at, uint64_t bytes);
 static uint32_t salted(const struct format_salt *salt, enum index_kind kind, uint64_t number);
 
-bool index_layout(const struct index_header *header, enum index_kind kind, struct index_layout *ret_layout)
+bool index_layout(const struct index_header *header, enum index_kind kind,
+                  struct index_layout *ret_layout)
 {
     bool streams = kind == INDEX_STREAMS;
     /* A list is kept apart only where it has two positions or more. */
@@ -20,7 +21,8 @@ bool index_layout(const struct index_header *header, enum index_kind kind, struc
         return false;
     if (kind == INDEX_EVENTS && (header->keys != header->events || header->listed != 0))
         return false;
-    if (header->name_bytes > (streams ? (uint64_t)header->keys * (STREAM_ID_LEN_MAX + INDEX_NAME_UNIT) : 0))
+    if (header->name_bytes >
+        (streams ? (uint64_t)header->keys * (STREAM_ID_LEN_MAX + INDEX_NAME_UNIT) : 0))
         return false;
 
     struct index_layout layout = {0};
@@ -48,7 +50,8 @@ bool index_layout(const struct index_header *header, enum index_kind kind, struc
     return true;
 }
 
-uint32_t index_page_crc(const struct format_salt *salt, enum index_kind kind, uint64_t number, const uint8_t *page)
+uint32_t index_page_crc(const struct format_salt *salt, enum index_kind kind, uint64_t number,
+                        const uint8_t *page)
 {
     return crc32c(salted(salt, kind, number), page, INDEX_PAGE);
 }
@@ -81,7 +84,8 @@ uint64_t index_hash_event(uint64_t seed, const struct uuid *event_id)
 
 uint64_t index_hash_stream(uint64_t seed, uint32_t partition, struct span stream)
 {
-    return XXH3_64bits_withSeed(stream.ptr, stream.len, seed + 0x9e3779b97f4a7c15u * (partition + 1ull));
+    return XXH3_64bits_withSeed(stream.ptr, stream.len,
+                                seed + 0x9e3779b97f4a7c15u * (partition + 1ull));
 }
 
 static uint64_t put_section(uint64_t *at, uint64_t bytes)

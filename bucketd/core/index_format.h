@@ -1,4 +1,5 @@
-/* The three index files of a sealed segment, all of them: little-endian, fixed layouts, sections in units of 64 bytes.
+/* The three index files of a sealed segment, all of them: little-endian, fixed layouts, sections in
+ * units of 64 bytes.
  *
  *   index.eidx                   stream.sidx                      partition.pidx
  *   +----------------------+ 0   +----------------------+ 0       +----------------------+ 0
@@ -6,7 +7,7 @@
  *   +----------------------+ 4K  +----------------------+ 4K      +----------------------+ 4K
  *   | bloom: 64-byte lines |     | bloom: 64-byte lines |         | table: pidx_entry[]  |
  *   | fan-out: u32[]       |     | fan-out: u32[]       |         | lists: u32 positions |
- *   | entries: eidx_entry[]|     | tags: u32[]          |         +----------------------+ 4K aligned
+ *   | entries: eidx_entry[]|     | tags: u32[]          |         +----------------------+ 4K
  *   +----------------------+ 4K  | entries: sidx_entry[]|         | page CRCs: u32[]     |
  *   | page CRCs: u32[]     |     | lists: u32 positions |         +----------------------+
  *   +----------------------+     | names                |
@@ -16,15 +17,16 @@
  *
  * Where the sections lie follows from the counts in the header alone (index_layout).
  *
- * A key's hash is XXH3 with the header's seed. Its top `fanout_bits` number a bucket; fanout[b] .. fanout[b + 1] are
- * the entries of bucket b. The 32 bits behind those are the entry's tag; a bucket's entries ascend by tag. A bucket
- * holds 8 entries on average at most, so that a lookup touches one bloom line, one line of the fan-out and one or two
- * of tags.
+ * A key's hash is XXH3 with the header's seed. Its top `fanout_bits` number a bucket; fanout[b] ..
+ * fanout[b + 1] are the entries of bucket b. The 32 bits behind those are the entry's tag; a
+ * bucket's entries ascend by tag. A bucket holds 8 entries on average at most, so that a lookup
+ * touches one bloom line, one line of the fan-out and one or two of tags.
  *
- * A list of one position is kept in the entry itself. Lists lie in the order of their entries, without holes.
+ * A list of one position is kept in the entry itself. Lists lie in the order of their entries,
+ * without holes.
  *
- * CRCs: the header has its own. A page's CRC32C starts with the salt (cluster, bucket, segment; where = page number) and
- * the kind; the table of them has its CRC in the header. */
+ * CRCs: the header has its own. A page's CRC32C starts with the salt (cluster, bucket, segment;
+ * where = page number) and the kind; the table of them has its CRC in the header. */
 #pragma once
 
 #include "bucketd/core/format.h"
@@ -42,17 +44,17 @@ enum index_kind { INDEX_EVENTS, INDEX_PARTITIONS, INDEX_STREAMS };
 struct index_header {
     uint64_t magic;
     uint32_t version;
-    uint32_t crc;             /* of the whole 4 KiB page with this field 0, salted as page 0 */
+    uint32_t crc; /* of the whole 4 KiB page with this field 0, salted as page 0 */
     struct uuid cluster_id;
     uint64_t bucket;
     uint64_t segment;
     uint64_t hash_seed;
     uint64_t file_bytes;
-    uint32_t events;          /* in the segment; the same in all three files */
-    uint32_t keys;            /* entries of this file: events, streams or partitions */
-    uint32_t listed;          /* positions in the lists */
-    uint32_t pages_crc;       /* of the table of page CRCs */
-    uint64_t name_bytes;      /* stream.sidx only */
+    uint32_t events;     /* in the segment; the same in all three files */
+    uint32_t keys;       /* entries of this file: events, streams or partitions */
+    uint32_t listed;     /* positions in the lists */
+    uint32_t pages_crc;  /* of the table of page CRCs */
+    uint64_t name_bytes; /* stream.sidx only */
 };
 _Static_assert(sizeof(struct index_header) == 88, "fixed layout");
 
@@ -66,8 +68,8 @@ struct sidx_entry {
     struct uuid partition_key;
     uint64_t first_version;
     uint32_t count;
-    uint32_t list;            /* first of its positions in the lists; where count is 1 the position itself */
-    uint32_t name;            /* in the names, in units of INDEX_NAME_UNIT */
+    uint32_t list; /* first of its positions in the lists; where count is 1 the position itself */
+    uint32_t name; /* in the names, in units of INDEX_NAME_UNIT */
     uint16_t partition;
     uint8_t name_len;
     uint8_t reserved;
@@ -79,9 +81,9 @@ _Static_assert(sizeof(struct sidx_entry) == 40, "fixed layout");
 
 struct pidx_entry {
     uint64_t first_seq;
-    uint32_t partition;       /* ascending */
+    uint32_t partition; /* ascending */
     uint32_t count;
-    uint32_t list;            /* as above */
+    uint32_t list; /* as above */
     uint32_t reserved;
 };
 _Static_assert(sizeof(struct pidx_entry) == 24, "fixed layout");
@@ -89,24 +91,27 @@ _Static_assert(sizeof(struct pidx_entry) == 24, "fixed layout");
 /* Where things lie, in bytes from the file's start. Sections a kind doesn't have are empty. */
 struct index_layout {
     uint64_t bloom, bloom_lines;
-    uint64_t fanout;          /* (1 << fanout_bits) + 1 numbers */
+    uint64_t fanout; /* (1 << fanout_bits) + 1 numbers */
     uint32_t fanout_bits;
-    uint64_t tags;            /* stream.sidx only */
+    uint64_t tags; /* stream.sidx only */
     uint64_t entries;
     uint64_t lists;
     uint64_t names;
     uint64_t page_crcs;
-    uint64_t pages;           /* whole pages before page_crcs, the header's among them */
+    uint64_t pages; /* whole pages before page_crcs, the header's among them */
     uint64_t file_bytes;
 };
 
 /* By kind, keys, listed and name_bytes of the header. False where no file can have such counts. */
-bool index_layout(const struct index_header *header, enum index_kind kind, struct index_layout *ret_layout);
+bool index_layout(const struct index_header *header, enum index_kind kind,
+                  struct index_layout *ret_layout);
 
 /* `salt` names the segment; its `where` is ignored. `page` is one whole page. */
-uint32_t index_page_crc(const struct format_salt *salt, enum index_kind kind, uint64_t number, const uint8_t *page);
+uint32_t index_page_crc(const struct format_salt *salt, enum index_kind kind, uint64_t number,
+                        const uint8_t *page);
 /* CRC of the header's page, whatever stands in its crc field. */
-uint32_t index_header_crc(const struct format_salt *salt, enum index_kind kind, const uint8_t *page);
+uint32_t index_header_crc(const struct format_salt *salt, enum index_kind kind,
+                          const uint8_t *page);
 uint32_t index_pages_crc(const struct format_salt *salt, enum index_kind kind, struct span table);
 
 uint64_t index_magic(enum index_kind kind);

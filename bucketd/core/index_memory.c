@@ -1,5 +1,5 @@
-/* The in-memory form of the index: events in log order, hash tables from event id and from (partition, stream id),
- * and a growing list of positions for each stream and partition. */
+/* The in-memory form of the index: events in log order, hash tables from event id and from
+ * (partition, stream id), and a growing list of positions for each stream and partition. */
 #include <stdlib.h>
 
 #include "bucketd/core/index_format.h"
@@ -16,8 +16,8 @@ _Static_assert(sizeof(struct event_record) == 24, "one for each event");
 
 #define INLINE_POSITIONS 2u
 
-/* Followed by the name, padded to STREAM_UNIT. A stream's slot is its place in units, so that finding one costs one
- * cache miss for the table and one for the record with its name. */
+/* Followed by the name, padded to STREAM_UNIT. A stream's slot is its place in units, so that
+ * finding one costs one cache miss for the table and one for the record with its name. */
 struct stream_record {
     uint32_t count;     /* never 0: a zero says that the rest of a chunk is unused */
     uint16_t partition; /* slot */
@@ -58,15 +58,19 @@ struct index_memory {
 };
 
 static uint64_t hash_event(const struct index_memory *memory, const struct uuid *id);
-static uint64_t hash_stream(const struct index_memory *memory, uint32_t partition, struct span name);
-static uint32_t find_stream(const struct index_memory *memory, uint32_t tag, uint32_t partition, struct span name);
+static uint64_t hash_stream(const struct index_memory *memory, uint32_t partition,
+                            struct span name);
+static uint32_t find_stream(const struct index_memory *memory, uint32_t tag, uint32_t partition,
+                            struct span name);
 static uint32_t find_partition(const struct index_memory *memory, uint32_t partition);
 static uint32_t make_stream(struct index_memory *memory, uint32_t tag, uint32_t partition_slot,
                             const struct index_event *event);
 static uint32_t make_partition(struct index_memory *memory, uint32_t partition, uint64_t first_seq);
-static void stream_push(struct index_memory *memory, struct stream_record *stream, uint32_t position);
+static void stream_push(struct index_memory *memory, struct stream_record *stream,
+                        uint32_t position);
 static void stream_pop(struct index_memory *memory, struct stream_record *stream);
-static void partition_push(struct index_memory *memory, struct partition_record *partition, uint32_t position);
+static void partition_push(struct index_memory *memory, struct partition_record *partition,
+                           uint32_t position);
 static struct span stream_name(const struct stream_record *stream);
 static uint32_t stream_units(size_t name_len);
 static uint32_t list_room(uint32_t count);
@@ -147,7 +151,8 @@ void index_memory_add(struct index_memory *memory, const struct index_event *eve
     *record = (struct event_record){event->event_id, event->position, slot};
 }
 
-/* Streams and partitions are numbered in the order of their first events: one that becomes empty is the newest. */
+/* Streams and partitions are numbered in the order of their first events: one that becomes empty is
+ * the newest. */
 void index_memory_pop(struct index_memory *memory)
 {
     ASSERT(memory->events.count > 0);
@@ -162,7 +167,8 @@ void index_memory_pop(struct index_memory *memory)
     if (stream->count == 0) {
         struct span name = stream_name(stream);
         ASSERT(event->stream + stream_units(name.len) <= memory->streams.count);
-        table_remove(&memory->stream_table, table_tag(hash_stream(memory, partition->partition, name)), event->stream);
+        table_remove(&memory->stream_table,
+                     table_tag(hash_stream(memory, partition->partition, name)), event->stream);
         chunked_truncate(&memory->streams, event->stream);
         memory->stream_count--;
     }
@@ -180,17 +186,20 @@ size_t index_memory_bytes(const struct index_memory *memory)
     return sizeof *memory + chunked_bytes(&memory->events) + chunked_bytes(&memory->streams) +
            table_bytes(&memory->event_table) + table_bytes(&memory->stream_table) +
            memory->partition_cap * sizeof *memory->partitions +
-           memory->partition_slot_cap * sizeof *memory->partition_slots + lists_bytes(&memory->lists);
+           memory->partition_slot_cap * sizeof *memory->partition_slots +
+           lists_bytes(&memory->lists);
 }
 
-/* --- lookups -------------------------------------------------------------------------------------- */
+/* --- lookups
+ * -------------------------------------------------------------------------------------- */
 
-enum err index_memory_find_event(const struct index_memory *memory, const struct uuid *event_id, uint32_t skip,
-                                 uint32_t *ret_position)
+enum err index_memory_find_event(const struct index_memory *memory, const struct uuid *event_id,
+                                 uint32_t skip, uint32_t *ret_position)
 {
     const struct table *table = &memory->event_table;
     uint32_t tag = table_tag(hash_event(memory, event_id));
-    for (uint32_t cell = table_home(table, tag); table->cells[cell].item != 0; cell = table_next(table, cell)) {
+    for (uint32_t cell = table_home(table, tag); table->cells[cell].item != 0;
+         cell = table_next(table, cell)) {
         if (table->cells[cell].tag != tag)
             continue;
         const struct event_record *event = event_at(memory, table->cells[cell].item - 1);
@@ -202,14 +211,16 @@ enum err index_memory_find_event(const struct index_memory *memory, const struct
     return ERR_NOTFOUND;
 }
 
-enum err index_memory_find_stream(const struct index_memory *memory, uint32_t partition, struct span stream,
-                                  struct index_stream *ret_stream)
+enum err index_memory_find_stream(const struct index_memory *memory, uint32_t partition,
+                                  struct span stream, struct index_stream *ret_stream)
 {
-    uint32_t slot = find_stream(memory, table_tag(hash_stream(memory, partition, stream)), partition, stream);
+    uint32_t slot =
+        find_stream(memory, table_tag(hash_stream(memory, partition, stream)), partition, stream);
     if (slot == NO_SLOT)
         return ERR_NOTFOUND;
     const struct stream_record *found = stream_at(memory, slot);
-    *ret_stream = (struct index_stream){found->partition_key, found->first_version, found->count, slot};
+    *ret_stream =
+        (struct index_stream){found->partition_key, found->first_version, found->count, slot};
     return ERR_OK;
 }
 
@@ -230,13 +241,15 @@ uint32_t index_memory_stream_position(const struct index_memory *memory, uint32_
     return stream_positions(stream_at(memory, slot))[i];
 }
 
-uint32_t index_memory_partition_position(const struct index_memory *memory, uint32_t slot, uint32_t i)
+uint32_t index_memory_partition_position(const struct index_memory *memory, uint32_t slot,
+                                         uint32_t i)
 {
     ASSERT(slot < memory->partition_count && i < memory->partitions[slot].count);
     return memory->partitions[slot].positions[i];
 }
 
-/* --- for the writer ------------------------------------------------------------------------------- */
+/* --- for the writer
+ * ------------------------------------------------------------------------------- */
 
 uint64_t index_memory_seed(const struct index_memory *memory)
 {
@@ -258,7 +271,8 @@ uint32_t index_memory_partitions(const struct index_memory *memory)
     return memory->partition_count;
 }
 
-struct uuid index_memory_event(const struct index_memory *memory, uint32_t i, uint32_t *ret_position)
+struct uuid index_memory_event(const struct index_memory *memory, uint32_t i,
+                               uint32_t *ret_position)
 {
     const struct event_record *event = event_at(memory, i);
     *ret_position = event->position;
@@ -293,11 +307,12 @@ struct index_memory_stream index_memory_stream(const struct index_memory *memory
 struct index_memory_partition index_memory_partition(const struct index_memory *memory, uint32_t i)
 {
     const struct partition_record *partition = &memory->partitions[i];
-    return (struct index_memory_partition){partition->partition, partition->first_seq, partition->positions,
-                                           partition->count};
+    return (struct index_memory_partition){partition->partition, partition->first_seq,
+                                           partition->positions, partition->count};
 }
 
-/* --- events and streams --------------------------------------------------------------------------- */
+/* --- events and streams
+ * --------------------------------------------------------------------------- */
 
 static uint64_t hash_event(const struct index_memory *memory, const struct uuid *id)
 {
@@ -319,10 +334,12 @@ static uint32_t stream_units(size_t name_len)
     return (uint32_t)(sizeof(struct stream_record) + name_len + STREAM_UNIT - 1) / STREAM_UNIT;
 }
 
-static uint32_t find_stream(const struct index_memory *memory, uint32_t tag, uint32_t partition, struct span name)
+static uint32_t find_stream(const struct index_memory *memory, uint32_t tag, uint32_t partition,
+                            struct span name)
 {
     const struct table *table = &memory->stream_table;
-    for (uint32_t cell = table_home(table, tag); table->cells[cell].item != 0; cell = table_next(table, cell)) {
+    for (uint32_t cell = table_home(table, tag); table->cells[cell].item != 0;
+         cell = table_next(table, cell)) {
         if (table->cells[cell].tag != tag)
             continue;
         uint32_t slot = table->cells[cell].item - 1;
@@ -372,7 +389,8 @@ static uint32_t list_room(uint32_t count)
     return room;
 }
 
-static void stream_push(struct index_memory *memory, struct stream_record *stream, uint32_t position)
+static void stream_push(struct index_memory *memory, struct stream_record *stream,
+                        uint32_t position)
 {
     uint32_t count = stream->count++;
     if (count < INLINE_POSITIONS) {
@@ -384,7 +402,8 @@ static void stream_push(struct index_memory *memory, struct stream_record *strea
         memcpy(list, stream->positions.few, sizeof stream->positions.few);
         stream->positions.many = list;
     } else if (count >= LIST_ROOM_MIN && is_power_of_two(count)) {
-        stream->positions.many = list_resize(&memory->lists, stream->positions.many, count, 2 * count);
+        stream->positions.many =
+            list_resize(&memory->lists, stream->positions.many, count, 2 * count);
     }
     stream->positions.many[count] = position;
 }
@@ -397,11 +416,13 @@ static void stream_pop(struct index_memory *memory, struct stream_record *stream
         memcpy(stream->positions.few, list, sizeof stream->positions.few);
         list_free(&memory->lists, list, LIST_ROOM_MIN);
     } else if (count >= LIST_ROOM_MIN && is_power_of_two(count)) {
-        stream->positions.many = list_resize(&memory->lists, stream->positions.many, 2 * count, count);
+        stream->positions.many =
+            list_resize(&memory->lists, stream->positions.many, 2 * count, count);
     }
 }
 
-/* --- partitions ----------------------------------------------------------------------------------- */
+/* --- partitions
+ * ----------------------------------------------------------------------------------- */
 
 static uint32_t find_partition(const struct index_memory *memory, uint32_t partition)
 {
@@ -417,7 +438,8 @@ static uint32_t make_partition(struct index_memory *memory, uint32_t partition, 
         uint32_t cap = memory->partition_slot_cap == 0 ? 64 : memory->partition_slot_cap;
         while (cap <= partition)
             cap *= 2;
-        memory->partition_slots = realloc(memory->partition_slots, cap * sizeof *memory->partition_slots);
+        memory->partition_slots =
+            realloc(memory->partition_slots, cap * sizeof *memory->partition_slots);
         ASSERT(memory->partition_slots != NULL);
         memset(memory->partition_slots + memory->partition_slot_cap, 0,
                (cap - memory->partition_slot_cap) * sizeof *memory->partition_slots);
@@ -425,22 +447,26 @@ static uint32_t make_partition(struct index_memory *memory, uint32_t partition, 
     }
     if (memory->partition_count == memory->partition_cap) {
         memory->partition_cap = memory->partition_cap == 0 ? 16 : 2 * memory->partition_cap;
-        memory->partitions = realloc(memory->partitions, memory->partition_cap * sizeof *memory->partitions);
+        memory->partitions =
+            realloc(memory->partitions, memory->partition_cap * sizeof *memory->partitions);
         ASSERT(memory->partitions != NULL);
     }
     uint32_t slot = memory->partition_count++;
-    memory->partitions[slot] = (struct partition_record){.first_seq = first_seq, .partition = partition};
+    memory->partitions[slot] =
+        (struct partition_record){.first_seq = first_seq, .partition = partition};
     memory->partition_slots[partition] = slot + 1;
     return slot;
 }
 
-static void partition_push(struct index_memory *memory, struct partition_record *partition, uint32_t position)
+static void partition_push(struct index_memory *memory, struct partition_record *partition,
+                           uint32_t position)
 {
     if (partition->room == 0) {
         partition->room = LIST_ROOM_MIN;
         partition->positions = list_new(&memory->lists, partition->room);
     } else if (partition->count == partition->room) {
-        partition->positions = list_resize(&memory->lists, partition->positions, partition->room, 2 * partition->room);
+        partition->positions =
+            list_resize(&memory->lists, partition->positions, partition->room, 2 * partition->room);
         partition->room *= 2;
     }
     partition->positions[partition->count++] = position;

@@ -1,6 +1,5 @@
-/* What the in-memory index is built from: a hash table of numbers, an array that grows without moving, and memory for
- * very many short lists.
- * Only index_memory.c includes this. */
+/* What the in-memory index is built from: a hash table of numbers, an array that grows without
+ * moving, and memory for very many short lists. Only index_memory.c includes this. */
 #pragma once
 
 #include <stdlib.h>
@@ -9,9 +8,9 @@
 #include "common/bytes.h"
 
 /* --- hash table: open addressing, linear probing ------------------------------------------------
- * A cell holds 32 bits of the key's hash and the number of the item. The home cell is the top of the tag, so that
- * doubling reads the old cells and writes the new ones both in ascending order, and needs no key. The rest of the
- * tag keeps nearly all misses away from the items. */
+ * A cell holds 32 bits of the key's hash and the number of the item. The home cell is the top of
+ * the tag, so that doubling reads the old cells and writes the new ones both in ascending order,
+ * and needs no key. The rest of the tag keeps nearly all misses away from the items. */
 #define TABLE_BITS_MIN 6u
 
 struct table_cell {
@@ -76,7 +75,8 @@ static inline void table_make_room(struct table *table)
     free(old.cells);
 }
 
-/* Takes item `number`, which is there, out, and moves later cells of its run up, so that no probe ends early. */
+/* Takes item `number`, which is there, out, and moves later cells of its run up, so that no probe
+ * ends early. */
 static inline void table_remove(struct table *table, uint32_t tag, uint32_t number)
 {
     const uint32_t mask = (1u << table->bits) - 1;
@@ -85,7 +85,8 @@ static inline void table_remove(struct table *table, uint32_t tag, uint32_t numb
         ASSERT(table->cells[hole].item != 0);
         hole = table_next(table, hole);
     }
-    for (uint32_t cell = table_next(table, hole); table->cells[cell].item != 0; cell = table_next(table, cell)) {
+    for (uint32_t cell = table_next(table, hole); table->cells[cell].item != 0;
+         cell = table_next(table, cell)) {
         uint32_t distance = (cell - table_home(table, table->cells[cell].tag)) & mask;
         if (distance < ((cell - hole) & mask))
             continue;
@@ -96,7 +97,8 @@ static inline void table_remove(struct table *table, uint32_t tag, uint32_t numb
     table->used--;
 }
 
-/* --- chunked array: items never move, growing costs no copy -------------------------------------- */
+/* --- chunked array: items never move, growing costs no copy --------------------------------------
+ */
 #define CHUNK_ITEMS 8192u
 
 struct chunked {
@@ -116,13 +118,15 @@ static inline size_t chunked_bytes(const struct chunked *array)
     return array->chunk_count * ((size_t)CHUNK_ITEMS * array->item_bytes + sizeof *array->chunks);
 }
 
-/* `run` more items, uninitialised and beside each other: where they would cross into a new chunk, the last items of the
- * old one are left out, as zeros. Returns the first, whose number is array->count - run. */
+/* `run` more items, uninitialised and beside each other: where they would cross into a new chunk,
+ * the last items of the old one are left out, as zeros. Returns the first, whose number is
+ * array->count - run. */
 static inline void *chunked_push(struct chunked *array, uint32_t run)
 {
     uint32_t used = array->count % CHUNK_ITEMS;
     if (used + run > CHUNK_ITEMS) {
-        memset(chunked_at(array, array->count), 0, (size_t)(CHUNK_ITEMS - used) * array->item_bytes);
+        memset(chunked_at(array, array->count), 0,
+               (size_t)(CHUNK_ITEMS - used) * array->item_bytes);
         array->count += CHUNK_ITEMS - used;
     }
     ASSERT(array->count < UINT32_MAX - CHUNK_ITEMS);
@@ -153,15 +157,17 @@ static inline void chunked_release(struct chunked *array)
     *array = (struct chunked){.item_bytes = array->item_bytes};
 }
 
-/* --- lists of u32 whose room is a power of two -----------------------------------------------------
- * Short ones lie close together in chunks; one that was outgrown is used again for the next of its size. Long ones are
- * malloc's. */
+/* --- lists of u32 whose room is a power of two
+ * ----------------------------------------------------- Short ones lie close together in chunks;
+ * one that was outgrown is used again for the next of its size. Long ones are malloc's. */
 #define LIST_ROOM_MIN   4u
 #define LIST_ROOM_SHORT 1024u
 #define LIST_CLASSES    9u
 #define LIST_UNIT_BYTES 16u
-_Static_assert(LIST_ROOM_MIN << (LIST_CLASSES - 1) == LIST_ROOM_SHORT, "a class for each power of two");
-_Static_assert(LIST_ROOM_MIN * sizeof(uint32_t) == LIST_UNIT_BYTES, "the shortest list is one unit");
+_Static_assert(LIST_ROOM_MIN << (LIST_CLASSES - 1) == LIST_ROOM_SHORT,
+               "a class for each power of two");
+_Static_assert(LIST_ROOM_MIN * sizeof(uint32_t) == LIST_UNIT_BYTES,
+               "the shortest list is one unit");
 
 struct lists {
     struct chunked units;

@@ -63,7 +63,8 @@ static struct cache_stats stats_of(const struct cache *cache)
 
 START_TEST(keeps_nothing_without_room)
 {
-    for (uint64_t bytes_max = 0; bytes_max < CACHE_BLOCK_BYTES; bytes_max += CACHE_BLOCK_BYTES / 2) {
+    for (uint64_t bytes_max = 0; bytes_max < CACHE_BLOCK_BYTES;
+         bytes_max += CACHE_BLOCK_BYTES / 2) {
         struct cache *cache = cache_new(bytes_max, 1);
         put(cache, 1, 1, 100);
         extend(cache, 1, 0, 300000);
@@ -121,7 +122,8 @@ START_TEST(extend_goes_on_where_the_prefix_ends)
     ck_assert_uint_eq(known(cache, 1, 0), CACHE_BLOCK_BYTES);
     ck_assert_uint_eq(known(cache, 1, 1), CACHE_BLOCK_BYTES);
     ck_assert_uint_eq(known(cache, 1, 2), 1500);
-    extend(cache, 1, 4 * CACHE_BLOCK_BYTES + 7, CACHE_BLOCK_BYTES); /* the unknown middle of a block, then a start */
+    extend(cache, 1, 4 * CACHE_BLOCK_BYTES + 7,
+           CACHE_BLOCK_BYTES); /* the unknown middle of a block, then a start */
     ck_assert_uint_eq(known(cache, 1, 4), 0);
     ck_assert_uint_eq(known(cache, 1, 5), 7);
     extend(cache, 1, 5 * CACHE_BLOCK_BYTES, 3);
@@ -176,8 +178,9 @@ START_TEST(drop_forgets_one_segment)
 }
 END_TEST
 
-/* Model: how many bytes of each block were ever known. The cache may know less, never more or other ones, and as long
- * as nothing had to leave exactly as much. _i: 0 with room for all, 1 with eviction. */
+/* Model: how many bytes of each block were ever known. The cache may know less, never more or other
+ * ones, and as long as nothing had to leave exactly as much. _i: 0 with room for all, 1 with
+ * eviction. */
 START_TEST(random_against_a_model)
 {
     enum { SEGMENTS = 4, BLOCKS = 12, FRAMES = 7 };
