@@ -141,7 +141,8 @@ static void sort_keys(struct image *image, struct key_cursor start, next_key_fn 
         to[fanout[index_bucket(layout, hash)]++] =
             (struct eidx_entry){index_tag(layout, hash), value};
     /* Each start has moved to its bucket's end, which is the start of the next one. */
-    memmove(fanout + 1, fanout, buckets * sizeof *fanout);
+    for (uint32_t b = buckets; b > 0; b--)
+        fanout[b] = fanout[b - 1];
     fanout[0] = 0;
     for (uint32_t b = 0; b < buckets; b++)
         sort_bucket(to + fanout[b], fanout[b + 1] - fanout[b]);
