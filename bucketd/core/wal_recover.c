@@ -20,7 +20,8 @@ static void newest_adopt(struct wal *wal, const struct wal_reader *reader, const
                          const struct wal_pass *pass);
 static enum err newest_settle(struct wal *wal, struct wal_reader *reader, struct wal_front *front,
                               const struct wal_pass *pass);
-static enum err newest_zero(struct wal *wal, uint64_t size);
+static enum err newest_zero(struct wal *wal, struct wal_reader *reader);
+static enum err zero_leftovers(struct wal *wal, struct wal_reader *reader, uint64_t *ret_reached);
 static void recover_entry(void *ctx, const struct wal_entry *entry);
 static void recover_problem(void *ctx, enum wal_problem kind, uint64_t offset, const char *what);
 
@@ -290,7 +291,7 @@ static enum err newest_settle(struct wal *wal, struct wal_reader *reader, struct
     else if (err == ERR_OK)
         err = disk->ops->sync(disk, wal->file);
     if (err == ERR_OK && !front->sealed)
-        err = newest_zero(wal, reader->size);
+        err = newest_zero(wal, reader);
     if (err == ERR_OK)
         err = disk->ops->sync_dir(disk, wal_segment_dir(wal->head.segment, dir));
     if (err == ERR_OK)
@@ -298,25 +299,47 @@ static enum err newest_settle(struct wal *wal, struct wal_reader *reader, struct
     if (err != ERR_OK)
         return err;
     wal_group_open(wal, wal->open);
-    wal->opening = true;
-    wal_space_poll(wal);
-    wal->opening = false;
+    /* Room for the next term's records is had at once, all other space later, by jobs. */
+    uint64_t term_end = wal->head.offset + WAL_TERM_BOUND + WAL_WITNESS_BYTES + WAL_RESERVE_BYTES;
+    if (wal->zeroed_end < term_end) {
+        wal->opening = true;
+        wal_space_poll(wal);
+        wal->opening = false;
+    }
     return wal->failed ? ERR_IO : ERR_OK;
 }
 
 /* Where even zeros over existing blocks find no room (a sparse copy), the file is cut instead. */
-static enum err newest_zero(struct wal *wal, uint64_t size)
+static enum err newest_zero(struct wal *wal, struct wal_reader *reader)
 {
     struct disk *disk = wal->env->disk;
-    uint64_t reached = wal->head.offset;
-    enum err err = wal_zero(disk, wal->file, wal->zeros, wal->head.offset, size, &reached);
-    if (err != ERR_FULL)
-        return err;
-    wal->disk_full = true;
-    wal->disk_bytes -= size - reached;
-    wal->zeroed_end = reached;
-    err = disk->ops->truncate(disk, wal->file, reached);
+    uint64_t reached;
+    enum err err = zero_leftovers(wal, reader, &reached);
+    if (err == ERR_FULL) {
+        wal->disk_full = true;
+        wal->disk_bytes -= reader->size - reached;
+        wal->zeroed_end = reached;
+        err = disk->ops->truncate(disk, wal->file, reached);
+    }
     return err == ERR_OK ? disk->ops->sync(disk, wal->file) : err;
+}
+
+/* Writes zeros over what a torn batch left behind the head. Mostly there is nothing: zeros are left as they are, since to
+ * write and sync some 16 MiB of them took longer than all the rest of a start. */
+static enum err zero_leftovers(struct wal *wal, struct wal_reader *reader, uint64_t *ret_reached)
+{
+    struct disk *disk = wal->env->disk;
+    enum err err = ERR_OK;
+    for (*ret_reached = wal->head.offset; *ret_reached < reader->size && err == ERR_OK;) {
+        const uint8_t *bytes;
+        size_t len = min_u64(WAL_ZERO_BYTES, reader->size - *ret_reached);
+        err = wal_reader_get(reader, *ret_reached, len, &bytes);
+        if (err == ERR_OK && memcmp(bytes, wal->zeros, len) != 0)
+            err = disk->ops->pwrite(disk, wal->file, *ret_reached, wal->zeros, len);
+        if (err == ERR_OK)
+            *ret_reached += len;
+    }
+    return err;
 }
 
 static void recover_entry(void *ctx, const struct wal_entry *entry)
