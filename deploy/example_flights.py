@@ -403,11 +403,31 @@ class Follower:
 
 # --- reading back -----------------------------------------------------------------------------------
 
-class Checker:
+class Reader:
+    """Asks again over a new connection where one is lost: a read can be repeated."""
+
+    def __init__(self, options):
+        self.options = options
+        self.client = connect(options.host, options.port)
+
+    def call(self, *words):
+        try:
+            return self.client.call(*words)
+        except OSError:
+            self.client.close()
+            self.client = connect(self.options.host, self.options.port)
+            return self.client.call(*words)
+
+    def stored_events(self, partitions):
+        last = [self.call("EPSEQ", str(partition)) for partition in range(partitions)]
+        return sum(0 if value is None else value + 1 for value in last)
+
+
+class Checker(Reader):
     """Reads streams and partitions back and compares them with the data."""
 
     def __init__(self, options, hashes, progress):
-        self.client = connect(options.host, options.port)
+        super().__init__(options)
         self.hashes, self.progress = hashes, progress
         self.clock = Clock()
         self.problems = []
@@ -418,7 +438,7 @@ class Checker:
         start = "-"
         key = b"stream_version" if what[0] == "ESCAN" else b"partition_sequence"
         while True:
-            reply = self.client.call(*what, start, "+", "COUNT", str(SCAN_COUNT))
+            reply = self.call(*what, start, "+", "COUNT", str(SCAN_COUNT))
             yield from reply[b"events"]
             if not reply[b"has_more"]:
                 return
@@ -455,7 +475,7 @@ class Checker:
             if event[b"stream_id"].startswith(b"aircraft-"):
                 self.counts["partition events"] += 1
                 self.progress.value += 1
-        last = self.client.call("EPSEQ", str(partition))
+        last = self.call("EPSEQ", str(partition))
         if expected != (0 if last is None else last + 1):
             self.counts["gaps"] += 1
             self.problems.append(f"partition {partition}: {expected} events, but EPSEQ is {last}")
@@ -558,11 +578,6 @@ def check_task(options, hashes, progress, streams, partitions):
 
 
 # --- the whole --------------------------------------------------------------------------------------
-
-def stored_events(client, partitions):
-    last = [client.call("EPSEQ", str(partition)) for partition in range(partitions)]
-    return sum(0 if value is None else value + 1 for value in last)
-
 
 def append_and_follow(options, flights, hashes, partitions):
     total_events = sum(map(count_events, flights))
@@ -675,12 +690,13 @@ def arguments():
 def run(options):
     flights = read_flights()
     flights = flights[:max(1, round(len(flights) * options.fraction))]
-    client = Client(options.host, options.port)
-    partitions = client.hello[b"num_partitions"]
-    before = stored_events(client, partitions)
+    Client(options.host, options.port).close()  # says at once where no node runs
+    reader = Reader(options)
+    partitions = reader.client.hello[b"num_partitions"]
+    before = reader.stored_events(partitions)
     hashes = {stream: partition_hash(stream) for stream in set(map(stream_of, flights))}
     total, rate, seconds, projection = append_and_follow(options, flights, hashes, partitions)
-    added = stored_events(client, partitions) - before
+    added = reader.stored_events(partitions) - before
     streams, counts, problems = check(options, flights, hashes, partitions, total)
     differing = print_projection(flights, projection)
     for text in projection["gaps"] + problems:
