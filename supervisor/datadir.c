@@ -23,7 +23,6 @@ struct datadir {
 static enum err make_dir(const char *path, mode_t mode, struct buf *error);
 static enum err lock_dir(const char *dir, struct buf *error);
 static enum err check_run_dir(const struct config *config, struct buf *error);
-static enum err remove_sockets(const char *run_dir, struct buf *error);
 static enum err open_numbers(struct datadir *datadir, const char *dir, struct buf *error);
 static bool reserve_numbers(struct datadir *datadir);
 
@@ -49,8 +48,9 @@ enum err datadir_open(const struct config *config, struct datadir **ret_datadir,
     /* Two nodes may have been given one run directory for two data directories. */
     if (err == ERR_OK)
         err = lock_dir(config->run_dir, error);
+    /* Those of a node that ended without tidying up: the lock is ours, and every path is used by one incarnation only. */
     if (err == ERR_OK)
-        err = remove_sockets(config->run_dir, error);
+        datadir_remove_sockets(config->run_dir, "");
     if (err == ERR_OK)
         err = open_numbers(datadir, config->dir, error);
     if (err == ERR_OK)
@@ -147,21 +147,19 @@ static enum err check_run_dir(const struct config *config, struct buf *error)
     return ERR_CONFIG;
 }
 
-/* Those of nodes that ended without tidying up. Nobody listens on them: the lock is ours, and every path is used
- * by one incarnation only. */
-static enum err remove_sockets(const char *run_dir, struct buf *error)
+void datadir_remove_sockets(const char *run_dir, const char *prefix)
 {
     DIR *dir = opendir(run_dir);
     if (dir == NULL)
-        return fail(error, run_dir, "open");
+        return; /* a leftover harms nobody */
     struct dirent *entry;
     while ((entry = readdir(dir)) != NULL) {
         const char *dot = strrchr(entry->d_name, '.');
-        if (dot != NULL && (strcmp(dot, ".ipc") == 0 || strcmp(dot, ".sock") == 0))
+        bool is_socket = dot != NULL && (strcmp(dot, ".ipc") == 0 || strcmp(dot, ".sock") == 0);
+        if (is_socket && strncmp(entry->d_name, prefix, strlen(prefix)) == 0)
             unlinkat(dirfd(dir), entry->d_name, 0);
     }
     closedir(dir);
-    return ERR_OK;
 }
 
 /* --- Numbers ------------------------------------------------------------------------------------------ */

@@ -12,5 +12,8 @@ enum err datadir_open(const struct config *config, struct datadir **ret_datadir,
 /* A number from 1 on, never given before on this directory, across restarts and crashes: incarnations and links. */
 uint64_t datadir_next_number(struct datadir *datadir);
 
+/* Removes the sockets whose names begin with `prefix`, where it is sure that nobody listens on them. */
+void datadir_remove_sockets(const char *run_dir, const char *prefix);
+
 /* Writes a whole file durably: a temporary one, synced, renamed, and its directory synced. */
 enum err datadir_write_file(const char *dir, const char *name, struct span content, struct buf *error) MUST_CHECK;

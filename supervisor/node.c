@@ -238,11 +238,11 @@ static void on_child_exit(void *ctx, const char *how)
     struct node_child *child = ctx;
     struct node *node = child->node;
     const struct supervised *c = &node->supervisor.children[child->number];
-    char path[IPC_PATH_LEN_MAX + 1];
+    char prefix[32];
     unlink(child->link_path);
-    if (c->kind == CHILD_BUCKETD && c->link != 0) {
-        link_path(node, c->index, c->link, path);
-        unlink(path);
+    if (c->kind == CHILD_BUCKETD) {
+        snprintf(prefix, sizeof prefix, "netd-b%u.", c->index);
+        datadir_remove_sockets(node->config->run_dir, prefix);
     }
     child->process = NULL;
     drop_link(child);

@@ -105,8 +105,8 @@ static void on_ready(struct supervisor *s, struct supervised *c, const struct ms
     char name[24];
     supervised_name(c, name);
     if (c->restarts > 0)
-        log_info(s->log, "process.ready", "process=%s boot=%lu after_ms=%lu restarts=%u", name,
-                 c->boot, now_ms - c->started_ms, c->restarts);
+        log_info(s->log, "process.ready", "process=%s boot=%lu after_ms=%lu recovery_ms=%lu restarts=%u",
+                 name, c->boot, now_ms - c->started_ms, c->recovery_us / 1000, c->restarts);
     c->ever_ready = true;
     enter(s, c, CHILD_UP);
     introduce_bucket_state(s, c);
