@@ -254,7 +254,8 @@ void request_send(struct client *client, const struct request *from, struct buf 
         return;
     case TAG_get_req:
         msg.u.get_req = (struct msg_get_req){
-            request->id, model->txs[request->tx]->events[request->read_event].id, request->partition, {}};
+            .req_id = request->id, .event_id = model->txs[request->tx]->events[request->read_event].id,
+            .partition = request->partition};
         break;
     case TAG_scan_partition_req:
         msg.u.scan_partition_req = (struct msg_scan_partition_req){
