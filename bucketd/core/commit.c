@@ -39,6 +39,7 @@ void commit_up_to(struct bucket *bucket, uint64_t idx, struct lsn at, struct spa
         struct partition *p = bucket_partition(bucket, entry->partition);
         ASSERT(p != NULL && p->watermark == entry->first_seq);
         p->watermark += entry->count;
+        bucket->stats.flushed_events += entry->count;
         if (p->followers_len > 0)
             publish(bucket, entry, at, written);
         bucket->tail.head = (bucket->tail.head + 1) & (bucket->tail.cap - 1);
