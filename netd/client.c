@@ -113,6 +113,7 @@ void client_write(struct client *client)
             client_close(client);
             return;
         }
+        client->write_blocked = sent < 0;
         if (sent < 0)
             break;
         client->netd->stats.bytes_out += (uint64_t)sent;
@@ -320,7 +321,7 @@ static void watch(struct client *client)
         events |= UV_READABLE;
     if (client->end_of_input)
         events &= ~UV_READABLE;
-    if (client->out_sent > 0)
+    if (client->write_blocked)
         events |= UV_WRITABLE;
     else
         events &= ~UV_WRITABLE;

@@ -30,6 +30,7 @@ struct client {
     uint64_t waiting_bytes;          /* replies that wait for their turn */
     struct buf out;
     size_t out_sent;                 /* of out */
+    bool write_blocked;              /* the socket took less than it was given */
     struct subscription *subscriptions;
     uint32_t subscription_count;
 
