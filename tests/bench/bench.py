@@ -7,15 +7,15 @@ events. Both servers keep their data below one temporary folder (--folder, on th
 
 import argparse
 import contextlib
-import csv
-import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -45,7 +45,7 @@ APPENDS = {
 class Bench:
     def __init__(self, options, folder):
         self.options, self.folder = options, folder
-        self.load = os.path.join(ROOT, "build", "tests", "bench", "bench-load")
+        self.load = os.path.join(options.build, "tests", "bench", "bench-load")
         self.rows = []
         self.results = {}    # (case, server) -> list of dicts
         self.number = 0
@@ -66,7 +66,7 @@ class Bench:
         self.number += 1
         config = {"append.strict_versioning": False, **{k.replace("__", "."): v for k, v in config.items()}}
         node = Node(os.path.join(self.folder, f"node{self.number}"), self.options.port, config,
-                    build=os.path.join(ROOT, "build"))
+                    build=self.options.build)
         try:
             yield node
             node.stop()
@@ -116,10 +116,11 @@ class Bench:
             ["redis-benchmark", "-h", "127.0.0.1", "-p", str(port), "-c", str(connections), "-P", str(pipeline),
              "-n", str(count), "-r", str(STREAMS), "--csv", *command],
             capture_output=True, text=True, check=False)
-        rows = [row for row in csv.reader(io.StringIO(done.stdout)) if len(row) >= 8 and row[0] != "test"]
-        if done.returncode or not rows:
+        # The command stands in the first field as it is, quotes and all: the figures are the last seven.
+        figures = re.findall(r'"([\d.]+)"', done.stdout.rstrip().rpartition('\n')[2])[-7:]
+        if done.returncode or len(figures) < 7:
             raise RuntimeError(f"redis-benchmark: {done.returncode}\n{done.stdout}{done.stderr}")
-        return {"rate": float(rows[-1][1]), "p50_ms": float(rows[-1][4]), "p99_ms": float(rows[-1][6])}
+        return {"rate": float(figures[0]), "p50_ms": float(figures[3]), "p99_ms": float(figures[5])}
 
     def profile(self, node, case):
         if not self.options.perf:
@@ -383,7 +384,7 @@ def disk(bench):
             for folder, _, names in os.walk(os.path.join(node.dir, "buckets")):
                 if "index.eidx" in names:
                     size += sum(os.path.getsize(os.path.join(folder, name)) for name in names)
-                    events += events_of(node, os.path.join(folder, "data.evts"))
+                    events += events_of(os.path.join(folder, "data.evts"))
         own = len(PAYLOAD_VARIED) + len("Ev") + len("stream-000000000000")
         own += 2 * 12 - len("__rand_int__") * 2
         bench.say(f"  {case}: {size:,} bytes, {events:,} events in sealed segments")
@@ -392,13 +393,14 @@ def disk(bench):
                                None))
 
 
-def events_of(node, path):
-    """Events in a sealed segment, from its footer as `sierradb dump` prints it."""
-    for line in node.cli("dump", path, timeout=120).stdout.splitlines():
-        words = line.replace("=", " ").split()
-        if words and words[0] == "footer" and "events" in words:
-            return int(words[words.index("events") + 1])
-    raise RuntimeError(f"dump of {path} shows no footer")
+def events_of(path):
+    """Events in a sealed segment: its last bytes are struct segment_footer (bucketd/core/format.h)."""
+    with open(path, "rb") as file:
+        file.seek(-80, os.SEEK_END)
+        footer = struct.unpack("<QIIQQQQQQQQ", file.read(80))
+    if footer[0] != 0x544f4f4642445253:
+        raise RuntimeError(f"{path} has no footer")
+    return footer[7]
 
 
 # --- the whole -----------------------------------------------------------------------------------------------
@@ -444,6 +446,7 @@ def arguments():
     parser.add_argument("--perf", action="store_true", help="perf record of the node's processes for each case")
     parser.add_argument("--folder", help="where the data lies meanwhile (default: beside the project)")
     parser.add_argument("--keep", help="a folder to keep the nodes' logs in")
+    parser.add_argument("--build", default=os.path.join(ROOT, "build"), help="build directory (default: build)")
     parser.add_argument("--port", type=int, default=9180)
     parser.add_argument("--redis-port", type=int, default=9170)
     return parser.parse_args()
