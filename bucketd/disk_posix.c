@@ -1,5 +1,6 @@
-/* POSIX files behind struct disk: openat below the bucket's directory, whole reads and writes, errors logged once
- * where errno is known. Has no state but the directory's descriptor, so any thread may use it. */
+/* POSIX files behind struct disk: openat below the bucket's directory, whole reads and writes,
+ * errors logged once where errno is known. Has no state but the directory's descriptor, so any
+ * thread may use it. */
 #include "bucketd/disk_posix.h"
 
 #include <dirent.h>
@@ -104,7 +105,8 @@ static bool make_dirs(const char *path, const struct log *log)
     return made;
 }
 
-/* --- Errors ----------------------------------------------------------------------------------------- */
+/* --- Errors
+ * ----------------------------------------------------------------------------------------- */
 
 /* Of errno. Full disks and missing or present files are ordinary news; the rest is logged. */
 static enum err error_of(struct disk *disk, const char *operation, const char *path)
@@ -127,7 +129,8 @@ static enum err result_of(struct disk *disk, int result, const char *operation, 
     return result == 0 ? ERR_OK : error_of(disk, operation, path);
 }
 
-/* --- Files ------------------------------------------------------------------------------------------ */
+/* --- Files
+ * ------------------------------------------------------------------------------------------ */
 
 static enum err posix_open(struct disk *disk, const char *path, enum open_mode mode,
                            struct file **ret_file)
@@ -202,8 +205,8 @@ static enum err posix_sync(struct disk *disk, struct file *file)
     return result_of(disk, result, "fdatasync", file->path);
 }
 
-/* File systems without fallocate get zeros written, but only where the file doesn't reach yet: what is there
- * may be data. */
+/* File systems without fallocate get zeros written, but only where the file doesn't reach yet:
+ * what is there may be data. */
 static enum err allocate_by_writing(struct disk *disk, struct file *file, uint64_t offset,
                                     uint64_t len)
 {
@@ -277,7 +280,8 @@ static void posix_unmap(struct disk *disk, struct span view)
         munmap((void *)(uintptr_t)view.ptr, view.len);
 }
 
-/* --- Directories ------------------------------------------------------------------------------------ */
+/* --- Directories
+ * ------------------------------------------------------------------------------------ */
 
 static enum err posix_rename(struct disk *disk, const char *from, const char *to)
 {

@@ -8,7 +8,8 @@
 
 #include "common/assert.h"
 
-/* Exit status of a process that met a failed write or sync: the supervisor logs it and starts it again. */
+/* Exit status of a process that met a failed write or sync: the supervisor logs it and starts it
+ * again. */
 #define EXIT_FATAL 70
 
 struct pool_job {
@@ -79,8 +80,9 @@ static const struct env_ops posix_ops = {
     .fatal = posix_fatal,
 };
 
-void env_posix_init(struct env_posix *env, uv_loop_t *loop, struct disk *disk, const struct log *log,
-                    struct buf *(*find_outbox)(void *ctx, uint32_t link), void *ctx)
+void env_posix_init(struct env_posix *env, uv_loop_t *loop, struct disk *disk,
+                    const struct log *log, struct buf *(*find_outbox)(void *ctx, uint32_t link),
+                    void *ctx)
 {
     *env = (struct env_posix){
         .env = {.ops = &posix_ops, .disk = disk, .log = log},

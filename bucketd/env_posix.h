@@ -1,4 +1,5 @@
-/* The real environment of a bucket's core: libuv's clock and pool, the kernel's random numbers, links. */
+/* The real environment of a bucket's core: libuv's clock and pool, the kernel's random numbers,
+ * links. */
 #pragma once
 
 #include <uv.h>
@@ -14,5 +15,6 @@ struct env_posix {
 };
 
 /* Fills in env->env. disk and log are borrowed and must outlive it. */
-void env_posix_init(struct env_posix *env, uv_loop_t *loop, struct disk *disk, const struct log *log,
-                    struct buf *(*find_outbox)(void *ctx, uint32_t link), void *ctx);
+void env_posix_init(struct env_posix *env, uv_loop_t *loop, struct disk *disk,
+                    const struct log *log, struct buf *(*find_outbox)(void *ctx, uint32_t link),
+                    void *ctx);

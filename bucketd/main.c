@@ -1,5 +1,6 @@
-/* sierradb-bucketd: one bucket's daemon. A thin shell around bucketd/core: links and the thread pool bring events,
- * the end of each turn of the loop hands them to the core and sends what it packed. */
+/* sierradb-bucketd: one bucket's daemon. A thin shell around bucketd/core: links and the thread
+ * pool bring events, the end of each turn of the loop hands them to the core and sends what it
+ * packed. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -52,7 +53,8 @@ static struct bucket_link *find_link(struct daemon *d, uint32_t number)
     return NULL;
 }
 
-/* --- Links: called by proto/link.c and proto/child.c ------------------------------------------------- */
+/* --- Links: called by proto/link.c and proto/child.c
+ * ------------------------------------------------- */
 
 static void link_up(void *ctx, struct link *link)
 {
@@ -144,7 +146,8 @@ static struct buf *find_outbox(void *ctx, uint32_t number)
     return l != NULL ? link_outbox(l->link) : NULL;
 }
 
-/* --- Life ------------------------------------------------------------------------------------------- */
+/* --- Life
+ * ------------------------------------------------------------------------------------------- */
 
 int main(int argc, char **argv)
 {
@@ -221,7 +224,8 @@ static void open_bucket(struct daemon *d)
     child_ready(d->child, recovery_us);
 }
 
-/* --- Turns ------------------------------------------------------------------------------------------ */
+/* --- Turns
+ * ------------------------------------------------------------------------------------------ */
 
 static void on_prepare(uv_prepare_t *prepare)
 {
@@ -238,8 +242,8 @@ static void on_timer(uv_timer_t *timer)
     (void)timer; /* only wakes the loop: the turn follows */
 }
 
-/* Both before the loop waits and after: libuv runs timers before it polls, so without the first of them the loop
- * would sleep on what a timer did. */
+/* Both before the loop waits and after: libuv runs timers before it polls, so without the first
+ * of them the loop would sleep on what a timer did. */
 static void start_turns(struct daemon *d)
 {
     uv_timer_init(&d->loop, &d->timer);

@@ -1,5 +1,5 @@
-/* Configuration keys: their table, what values they take, defaults, relations between them. The file's syntax is
- * config_file.c's. */
+/* Configuration keys: their table, what values they take, defaults, relations between them. The
+ * file's syntax is config_file.c's. */
 #include "common/config.h"
 
 #include <stddef.h>
@@ -196,7 +196,8 @@ enum err config_finish(struct config *config, struct buf *error)
     return err;
 }
 
-/* --- Keys and values ------------------------------------------------------------------------------ */
+/* --- Keys and values
+ * ------------------------------------------------------------------------------ */
 
 const struct config_key *config_key_find(const char *section, const char *name)
 {
@@ -364,7 +365,8 @@ static void print_expected(const struct config_key *key, struct buf *out)
     }
 }
 
-/* --- Environment -------------------------------------------------------------------------------- */
+/* --- Environment
+ * -------------------------------------------------------------------------------- */
 
 /* SEGMENT_SIZE_BYTES or SEGMENT__SIZE_BYTES. */
 static const struct config_key *find_env_key(const char *name, size_t len)
@@ -388,8 +390,9 @@ static const struct config_key *find_env_key(const char *name, size_t len)
     return NULL;
 }
 
-/* Docker and Kubernetes describe a service called sierradb to its neighbours with variables of our prefix:
- * SIERRADB_SERVICE_HOST, SIERRADB_PORT, SIERRADB_PORT_9090_TCP_ADDR. They aren't meant for us. */
+/* Docker and Kubernetes describe a service called sierradb to its neighbours with variables of
+ * our prefix: SIERRADB_SERVICE_HOST, SIERRADB_PORT, SIERRADB_PORT_9090_TCP_ADDR. They aren't
+ * meant for us. */
 static bool is_service_link(const char *name, size_t len)
 {
     struct buf text = {0};
@@ -403,7 +406,8 @@ static bool is_service_link(const char *name, size_t len)
     return link;
 }
 
-/* --- nodes: overrides --------------------------------------------------------------------------------- */
+/* --- nodes: overrides
+ * --------------------------------------------------------------------------------- */
 
 void config_override(struct config *config, unsigned node, const struct config_key *key,
                      const char *value, const char *where)
@@ -436,7 +440,8 @@ static enum err apply_overrides(struct config *config, struct buf *error)
     return ERR_OK;
 }
 
-/* --- Relations ---------------------------------------------------------------------------------------- */
+/* --- Relations
+ * ---------------------------------------------------------------------------------------- */
 
 static void make_absolute(char **path)
 {
@@ -501,7 +506,8 @@ static enum err check_ids(const char *key, const uint32_t *ids, unsigned count, 
     return ERR_OK;
 }
 
-/* A transaction must fit a segment with room to spare: a default gives way, a chosen value is an error. */
+/* A transaction must fit a segment with room to spare: a default gives way, a chosen value is an
+ * error. */
 static enum err bound_by_segment(struct config *config, const char *name, uint64_t *bytes,
                                  struct buf *error)
 {

@@ -1,7 +1,9 @@
-/* The configuration's file form, YAML or JSON (which YAML contains), read with libyaml's event parser.
+/* The configuration's file form, YAML or JSON (which YAML contains), read with libyaml's event
+ * parser.
  *
- * Why not libcyaml, which maps YAML to structs: it tells the line of a wrong type or an unknown key, but neither what
- * was expected there nor, once a file is loaded, the line of a value that is out of range. */
+ * Why not libcyaml, which maps YAML to structs: it tells the line of a wrong type or an unknown
+ * key, but neither what was expected there nor, once a file is loaded, the line of a value that
+ * is out of range. */
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -115,7 +117,8 @@ void config_print_help(struct buf *out)
     }
 }
 
-/* --- Reading ---------------------------------------------------------------------------------------- */
+/* --- Reading
+ * ---------------------------------------------------------------------------------------- */
 
 static enum err read_document(struct reader *reader)
 {
@@ -391,7 +394,8 @@ static const char *event_kind(const yaml_event_t *event)
     return "nothing";
 }
 
-/* --- Printing --------------------------------------------------------------------------------------- */
+/* --- Printing
+ * --------------------------------------------------------------------------------------- */
 
 static void print_value(const struct config *config, const struct config_key *key,
                         struct buf *out)

@@ -1,5 +1,5 @@
-/* The table of configuration keys and how values get into them: shared by config.c (what a value may be)
- * and config_file.c (where it stands in a file). Nobody else includes it. */
+/* The table of configuration keys and how values get into them: shared by config.c (what a value
+ * may be) and config_file.c (where it stands in a file). Nobody else includes it. */
 #pragma once
 
 #include "common/config.h"
@@ -37,7 +37,8 @@ extern const unsigned config_key_count;
 const struct config_key *config_key_find(const char *section, const char *name);
 /* "segment.size_bytes", or "dir" at the top level. */
 void config_key_print(const struct config_key *key, struct buf *out);
-/* Sets one key from its text; in an error `where` ("FILE:LINE", "environment variable X") comes first. */
+/* Sets one key from its text; in an error `where` ("FILE:LINE", "environment variable X") comes
+ * first. */
 enum err config_assign(struct config *config, const struct config_key *key, const char *value,
                        enum config_origin origin, const char *where, struct buf *error) MUST_CHECK;
 /* Remembers a value of the file's nodes[node] until config_finish knows which node this is. */

@@ -103,7 +103,8 @@ void child_link_state(struct child *child, uint64_t link, bool up)
     msg_pack_link_state(link_outbox(child->link), &(struct msg_link_state){.link = link, .up = up});
 }
 
-/* That nng took the message doesn't mean that it left: the supervisor closes the link when it has read bye. */
+/* That nng took the message doesn't mean that it left: the supervisor closes the link when it
+ * has read bye. */
 void child_bye(struct child *child)
 {
     if (child->bye)
@@ -120,7 +121,8 @@ void child_flush(struct child *child)
     link_flush(child->link);
 }
 
-/* --- Start ------------------------------------------------------------------------------------------ */
+/* --- Start
+ * ------------------------------------------------------------------------------------------ */
 
 static void parse_args(int argc, char **argv, struct child_args *ret_args, uint64_t *ret_parent)
 {
@@ -200,7 +202,8 @@ _Noreturn static void refuse(const char *what, const char *detail)
     _exit(2);
 }
 
-/* --- The link --------------------------------------------------------------------------------------- */
+/* --- The link
+ * --------------------------------------------------------------------------------------- */
 
 static void on_up(void *ctx, struct link *link)
 {

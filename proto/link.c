@@ -1,4 +1,5 @@
-/* Links: one nng pair1 socket each, driven by two uv_poll handles and an async for nng's pipe events. */
+/* Links: one nng pair1 socket each, driven by two uv_poll handles and an async for nng's pipe
+ * events. */
 #include "proto/link.h"
 
 #include <nng/nng.h>
@@ -10,9 +11,11 @@
 #include "common/assert.h"
 #include "common/limits.h"
 
-/* Messages that one turn takes from a link before others get theirs; the descriptor stays readable. */
+/* Messages that one turn takes from a link before others get theirs; the descriptor stays
+ * readable. */
 #define INTAKE_MAX 64
-/* nng's own buffers, in messages: the receiving one saves wake-ups, the sending one only hides bursts. */
+/* nng's own buffers, in messages: the receiving one saves wake-ups, the sending one only hides
+ * bursts. */
 #define RECV_BUFFER 128
 #define SEND_BUFFER 8
 #define REDIAL_MS_MIN 10
@@ -33,7 +36,8 @@ struct link {
     const struct log *log;
     char *path;
     uint64_t own_boot, peer_boot;
-    struct buf head, hello; /* packed once: the head of every frame, and the first frame's message */
+    /* packed once: the head of every frame, and the first frame's message */
+    struct buf head, hello;
     int pipe;               /* 0: nobody is there */
     bool hello_due, up, over, closing;
     struct buf outbox;
@@ -143,7 +147,8 @@ void link_close(struct link *link)
     uv_close((uv_handle_t *)&link->send_poll, poll_closed);
 }
 
-/* --- Opening ---------------------------------------------------------------------------------------- */
+/* --- Opening
+ * ---------------------------------------------------------------------------------------- */
 
 static enum err open_socket(struct link *link, const struct link_config *config)
 {
@@ -205,7 +210,8 @@ static void start_polling(struct link *link, uv_loop_t *loop)
     ASSERT(uv_poll_start(&link->recv_poll, UV_READABLE, on_readable) == 0);
 }
 
-/* --- Who is there ----------------------------------------------------------------------------------- */
+/* --- Who is there
+ * ----------------------------------------------------------------------------------- */
 
 /* On one of nng's threads: only notes what happened. */
 static void on_pipe_event(nng_pipe pipe, nng_pipe_ev event, void *ctx)
@@ -272,7 +278,8 @@ static void end_link(struct link *link, const char *why)
     link->callbacks.on_down(link->callbacks.ctx, link);
 }
 
-/* --- In --------------------------------------------------------------------------------------------- */
+/* --- In
+ * --------------------------------------------------------------------------------------------- */
 
 static void on_readable(uv_poll_t *poll, int status, int events)
 {
@@ -334,7 +341,8 @@ static void handle_hello(struct link *link)
     link->callbacks.on_up(link->callbacks.ctx, link);
 }
 
-/* --- Out -------------------------------------------------------------------------------------------- */
+/* --- Out
+ * -------------------------------------------------------------------------------------------- */
 
 static void push(struct link *link)
 {
@@ -395,10 +403,11 @@ static void on_sendable(uv_poll_t *poll, int status, int events)
     push(poll->data);
 }
 
-/* --- Closing ---------------------------------------------------------------------------------------- */
+/* --- Closing
+ * ---------------------------------------------------------------------------------------- */
 
-/* nng_close waits for nng's threads: it runs in the pool, after the loop stopped watching the socket's
- * descriptors and before the async that nng's callbacks use goes away. */
+/* nng_close waits for nng's threads: it runs in the pool, after the loop stopped watching the
+ * socket's descriptors and before the async that nng's callbacks use goes away. */
 static void poll_closed(uv_handle_t *handle)
 {
     struct link *link = handle->data;

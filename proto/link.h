@@ -1,12 +1,14 @@
-/* A link between two actors: one nng pair1 socket over IPC in a libuv loop. With proto/child.h and supervisor/
- * the only includers of nng.h.
+/* A link between two actors: one nng pair1 socket over IPC in a libuv loop. With proto/child.h
+ * and supervisor/ the only includers of nng.h.
  *
- * One side listens on a path that is fresh for each link, the other dials (STYLE.md 3 and 4: why). All messages
- * packed into the outbox in one turn of the loop leave as one nng message (a frame). Frames from or for another
- * incarnation are dropped. nng's own buffers stay small; what it can't take stays in the outbox (bounded by the
- * callers' credit) and goes when SENDFD says so.
+ * One side listens on a path that is fresh for each link, the other dials (STYLE.md 3 and 4:
+ * why). All messages packed into the outbox in one turn of the loop leave as one nng message (a
+ * frame). Frames from or for another incarnation are dropped. nng's own buffers stay small; what
+ * it can't take stays in the outbox (bounded by the callers' credit) and goes when SENDFD says
+ * so.
  *
- * A link that was up and goes down is over: it is never up again; the supervisor introduces a new one. */
+ * A link that was up and goes down is over: it is never up again; the supervisor introduces a
+ * new one. */
 #pragma once
 
 #include <uv.h>
@@ -22,9 +24,11 @@ struct link_callbacks {
     void *ctx;
     /* The other side is there and said link_hello. */
     void (*on_up)(void *ctx, struct link *link);
-    /* Over: the other side went away, or sent what can't be trusted. Called at most once, never from link_close. */
+    /* Over: the other side went away, or sent what can't be trusted. Called at most once, never
+     * from link_close. */
     void (*on_down)(void *ctx, struct link *link);
-    /* The messages of one frame. Views are valid during the call. Called for each message in turn. */
+    /* The messages of one frame. Views are valid during the call. Called for each message in
+     * turn. */
     void (*on_message)(void *ctx, struct link *link, const struct msg *msg);
 };
 
@@ -36,15 +40,18 @@ struct link_config {
     const struct log *log;
 };
 
-/* Opens the socket and starts listening or dialling; never blocks. ERR_INVALID: path too long; ERR_IO. */
-enum err link_open(uv_loop_t *loop, const struct link_config *config, const struct link_callbacks *callbacks,
-                   struct link **ret_link) MUST_CHECK;
+/* Opens the socket and starts listening or dialling; never blocks. ERR_INVALID: path too long;
+ * ERR_IO. */
+enum err link_open(uv_loop_t *loop, const struct link_config *config,
+                   const struct link_callbacks *callbacks, struct link **ret_link) MUST_CHECK;
 /* Where messages are packed; they leave at the next link_flush. */
 struct buf *link_outbox(struct link *link);
-/* Sends the outbox as one frame if nng takes it now, else as soon as it does. Call once at the end of a turn. */
+/* Sends the outbox as one frame if nng takes it now, else as soon as it does. Call once at the
+ * end of a turn. */
 void link_flush(struct link *link);
 /* Nothing waits in the outbox. */
 bool link_flushed(const struct link *link);
 bool link_is_up(const struct link *link);
-/* Closes and frees; no callback follows. nng_close and the handles' ends happen as the loop goes on. */
+/* Closes and frees; no callback follows. nng_close and the handles' ends happen as the loop goes
+ * on. */
 void link_close(struct link *link);

@@ -1,5 +1,6 @@
-/* The operator's socket: <run_dir>/control.sock, one JSON object per line in and out. A plain stream socket rather than an nng
- * one: nng's listener can go deaf when a client dies in the middle of its dial (STYLE.md 3). */
+/* The operator's socket: <run_dir>/control.sock, one JSON object per line in and out. A plain
+ * stream socket rather than an nng one: nng's listener can go deaf when a client dies in the
+ * middle of its dial (STYLE.md 3). */
 #pragma once
 
 #include <jansson.h>
@@ -15,5 +16,5 @@ typedef json_t *control_fn(void *ctx, const json_t *request);
 
 #define CONTROL_SOCKET "control.sock"
 
-enum err control_open(uv_loop_t *loop, const char *run_dir, control_fn *on_request, void *ctx, const struct log *log,
-                      struct control **ret_control) MUST_CHECK;
+enum err control_open(uv_loop_t *loop, const char *run_dir, control_fn *on_request, void *ctx,
+                      const struct log *log, struct control **ret_control) MUST_CHECK;

@@ -48,7 +48,8 @@ enum err datadir_open(const struct config *config, struct datadir **ret_datadir,
     /* Two nodes may have been given one run directory for two data directories. */
     if (err == ERR_OK)
         err = lock_dir(config->run_dir, error);
-    /* Those of a node that ended without tidying up: the lock is ours, and every path is used by one incarnation only. */
+    /* Those of a node that ended without tidying up: the lock is ours, and every path is used by
+     * one incarnation only. */
     if (err == ERR_OK)
         datadir_remove_sockets(config->run_dir, "");
     if (err == ERR_OK)
@@ -123,7 +124,8 @@ static enum err lock_dir(const char *dir, struct buf *error)
         char pid[24];
         int len = snprintf(pid, sizeof pid, "%d\n", getpid());
         if (ftruncate(fd, 0) != 0 || pwrite(fd, pid, (size_t)len, 0) != len)
-            err = fail(error, (char *)path.ptr, "write"); /* a full disk: the start goes no further */
+            /* a full disk: the start goes no further */
+            err = fail(error, (char *)path.ptr, "write");
     }
     buf_release(&path);
     return err;
@@ -136,13 +138,15 @@ static enum err check_run_dir(const struct config *config, struct buf *error)
     size_t len = strlen(config->run_dir);
     size_t len_max = IPC_PATH_LEN_MAX - (size_t)name;
     if (strcmp(config->run_dir, config->dir) == 0) {
-        buf_printf(error, "run_dir: expected another directory than dir, got %s\n", config->run_dir);
+        buf_printf(error, "run_dir: expected another directory than dir, got %s\n",
+                   config->run_dir);
         return ERR_CONFIG;
     }
     if (len <= len_max)
         return ERR_OK;
-    buf_printf(error, "run_dir: expected a path of at most %zu bytes (sockets live in it), got %zu: %s\n"
-                      "Set run_dir to a shorter path, for example /run/sierradb.\n",
+    buf_printf(error,
+               "run_dir: expected a path of at most %zu bytes (sockets live in it), got %zu: %s\n"
+               "Set run_dir to a shorter path, for example /run/sierradb.\n",
                len_max, len, config->run_dir);
     return ERR_CONFIG;
 }
@@ -162,9 +166,11 @@ void datadir_remove_sockets(const char *run_dir, const char *prefix)
     closedir(dir);
 }
 
-/* --- Numbers ------------------------------------------------------------------------------------------ */
+/* --- Numbers
+ * ------------------------------------------------------------------------------------------ */
 
-/* <dir>/boot holds the highest reserved number, 20 digits and a newline, rewritten in place: one sector. */
+/* <dir>/boot holds the highest reserved number, 20 digits and a newline, rewritten in place: one
+ * sector. */
 static enum err open_numbers(struct datadir *datadir, const char *dir, struct buf *error)
 {
     struct buf path = {0};
@@ -214,7 +220,8 @@ uint64_t datadir_next_number(struct datadir *datadir)
     return ++datadir->number;
 }
 
-/* --- Files -------------------------------------------------------------------------------------------- */
+/* --- Files
+ * -------------------------------------------------------------------------------------------- */
 
 enum err datadir_write_file(const char *dir, const char *name, struct span content,
                             struct buf *error)

@@ -10,7 +10,8 @@ static const char general[] =
     "\n"
     "Usage:\n"
     "  sierradb [OPTIONS]                start a node and run until SIGTERM or SIGINT\n"
-    "  sierradb status [--json]          processes of a running node: pid, uptime, restarts, rates, memory\n"
+    "  sierradb status [--json]          processes of a running node: pid, uptime, restarts, "
+    "rates, memory\n"
     "  sierradb restart bucket N|netd    stop one process cleanly and start it again\n"
     "  sierradb stop                     stop a running node\n"
     "  sierradb verify DIR               check everything stored in a data directory\n"
@@ -19,7 +20,8 @@ static const char general[] =
     "\n"
     "Options:\n"
     "  -c, --config FILE             configuration file, YAML or JSON\n"
-    "  -d, --dir DIR                 data directory; created where it doesn't exist (default: data)\n"
+    "  -d, --dir DIR                 data directory; created where it doesn't exist (default: "
+    "data)\n"
     "      --client-address IP:PORT  where clients connect (default: 0.0.0.0:9090)\n"
     "      --cluster-address IP:PORT where other nodes connect\n"
     "  -n, --node-count COUNT        nodes of the cluster (default: 1)\n"
@@ -32,42 +34,48 @@ static const char general[] =
     "  -h, --help                    print this text\n"
     "\n"
     "Every configuration key can also be given in the environment: segment.size_bytes as\n"
-    "SIERRADB_SEGMENT_SIZE_BYTES. The command line wins over the environment, the environment over the file.\n"
+    "SIERRADB_SEGMENT_SIZE_BYTES. The command line wins over the environment, the environment over "
+    "the file.\n"
     "\n"
-    "A node stops on SIGTERM or SIGINT: it answers what is in flight, syncs, and leaves with status 0. A second\n"
-    "signal kills what is left at once. SIGHUP is ignored. Its log goes to stderr, one event per line.\n"
-    "Exit status: 0 stopped as asked; 1 it couldn't start or do what was asked; 2 wrong command line.\n";
+    "A node stops on SIGTERM or SIGINT: it answers what is in flight, syncs, and leaves with "
+    "status 0. A second\n"
+    "signal kills what is left at once. SIGHUP is ignored. Its log goes to stderr, one event per "
+    "line.\n"
+    "Exit status: 0 stopped as asked; 1 it couldn't start or do what was asked; 2 wrong command "
+    "line.\n";
 
 static const struct {
     const char *command, *text;
 } commands[] = {
-    {"status",
-     "Usage: sierradb status [--json] [-d DIR | -c FILE]\n"
-     "\n"
-     "Shows every process of the node that runs on DIR (default: data):\n"
-     "  STATE      starting (a bucket: recovering), up, stopping, backoff (it ended before it was ready and is\n"
-     "             started again after a pause), down (it failed too often in a row; tried again now and then)\n"
-     "  RESTARTS   since the node was started\n"
-     "  EVENTS     stored in this bucket\n"
-     "  APPENDS/S, READS/S   in the last second\n"
-     "  MEMORY     resident\n"
-     "  LINK       whether this bucket and netd are connected\n"
-     "\n"
-     "--json prints the same, and each process's own counters, as JSON.\n"
-     "Exit status: 0 a node runs; 1 none does.\n"},
+    {"status", "Usage: sierradb status [--json] [-d DIR | -c FILE]\n"
+               "\n"
+               "Shows every process of the node that runs on DIR (default: data):\n"
+               "  STATE      starting (a bucket: recovering), up, stopping, backoff (it ended "
+               "before it was ready and is\n"
+               "             started again after a pause), down (it failed too often in a row; "
+               "tried again now and then)\n"
+               "  RESTARTS   since the node was started\n"
+               "  EVENTS     stored in this bucket\n"
+               "  APPENDS/S, READS/S   in the last second\n"
+               "  MEMORY     resident\n"
+               "  LINK       whether this bucket and netd are connected\n"
+               "\n"
+               "--json prints the same, and each process's own counters, as JSON.\n"
+               "Exit status: 0 a node runs; 1 none does.\n"},
     {"restart",
      "Usage: sierradb restart bucket N [-d DIR | -c FILE]\n"
      "       sierradb restart netd [-d DIR | -c FILE]\n"
      "\n"
      "Stops one process of the node on DIR cleanly, starts it again and waits until it is ready.\n"
-     "Requests for a bucket that restarts wait and then succeed. Restarting netd disconnects all clients.\n"
+     "Requests for a bucket that restarts wait and then succeed. Restarting netd disconnects all "
+     "clients.\n"
      "A bucket that is down (see `sierradb status --help`) is tried at once.\n"
      "Exit status: 0 it is up again; 1 it isn't, or no node runs.\n"},
-    {"stop",
-     "Usage: sierradb stop [-d DIR | -c FILE]\n"
-     "\n"
-     "Stops the node on DIR as SIGTERM does: what is in flight is answered and synced. Waits until it has ended.\n"
-     "Exit status: 0 it has ended; 1 it hasn't, or none runs.\n"},
+    {"stop", "Usage: sierradb stop [-d DIR | -c FILE]\n"
+             "\n"
+             "Stops the node on DIR as SIGTERM does: what is in flight is answered and synced. "
+             "Waits until it has ended.\n"
+             "Exit status: 0 it has ended; 1 it hasn't, or none runs.\n"},
 };
 
 void help_print(const char *command)

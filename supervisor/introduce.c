@@ -1,5 +1,6 @@
-/* Introductions: each bucketd gets a link to netd on a fresh path. The bucketd listens first, then netd dials; a link that
- * doesn't come up in time, or is lost while both live, is made anew under a new number. */
+/* Introductions: each bucketd gets a link to netd on a fresh path. The bucketd listens first,
+ * then netd dials; a link that doesn't come up in time, or is lost while both live, is made anew
+ * under a new number. */
 #include "common/assert.h"
 #include "supervisor/supervisor.h"
 
@@ -97,8 +98,8 @@ static void introduce(struct supervisor *s, struct supervised *bucketd, uint64_t
                                                    .path = span_str(path)});
 }
 
-/* A link is often reported lost just before one of its two ends is known to have ended, so a lost link alone is worth
- * no alarm; one that doesn't come up is. */
+/* A link is often reported lost just before one of its two ends is known to have ended, so a
+ * lost link alone is worth no alarm; one that doesn't come up is. */
 static void introduction_failed(struct supervisor *s, struct supervised *bucketd, const char *why,
                                 uint64_t now_ms)
 {
@@ -111,7 +112,8 @@ static void introduction_failed(struct supervisor *s, struct supervised *bucketd
         introduce(s, bucketd, now_ms);
 }
 
-/* --- What netd is told ------------------------------------------------------------------------------- */
+/* --- What netd is told
+ * ------------------------------------------------------------------------------- */
 
 void introduce_bucket_state(struct supervisor *s, const struct supervised *child)
 {

@@ -123,9 +123,10 @@ static enum err check_number(const json_t *meta, const char *path, const char *s
     }
     if ((uint64_t)json_integer_value(value) == configured)
         return ERR_OK;
-    buf_printf(error, "%s.%s is %lu in the configuration, but this data directory was created with %lld "
-                      "(%s).\nIt can't change afterwards: configure %s.%s %lld, or use another "
-                      "directory.\n",
+    buf_printf(error,
+               "%s.%s is %lu in the configuration, but this data directory was created with %lld "
+               "(%s).\nIt can't change afterwards: configure %s.%s %lld, or use another "
+               "directory.\n",
                section, name, configured, (long long)json_integer_value(value), path, section, name,
                (long long)json_integer_value(value));
     return ERR_CONFIG;

@@ -74,7 +74,8 @@ static enum err prepare_node(struct node *node, struct buf *error)
     return ERR_OK;
 }
 
-/* --- What the core asks for ---------------------------------------------------------------------------- */
+/* --- What the core asks for
+ * ---------------------------------------------------------------------------- */
 
 static uint64_t next_number(void *ctx)
 {
@@ -151,7 +152,8 @@ static void init_supervisor(struct node *node)
     free(buckets);
 }
 
-/* --- Children -------------------------------------------------------------------------------------------- */
+/* --- Children
+ * -------------------------------------------------------------------------------------------- */
 
 static bool start_child(void *ctx, unsigned number, uint64_t boot)
 {
@@ -250,7 +252,8 @@ static void on_child_exit(void *ctx, const char *how)
     supervisor_on_exit(&node->supervisor, child->number, how, node_now_ms());
 }
 
-/* --- The operator ---------------------------------------------------------------------------------------- */
+/* --- The operator
+ * ---------------------------------------------------------------------------------------- */
 
 static json_t *restart_reply(struct node *node, const json_t *request)
 {
@@ -297,7 +300,8 @@ static void on_signal(uv_signal_t *handle, int number)
                  "reason=\"a changed configuration needs a restart\"");
         return;
     }
-    /* A terminal or a service manager may send one wish to stop twice: to the group and to the process. */
+    /* A terminal or a service manager may send one wish to stop twice: to the group and to the
+     * process. */
     uint64_t now_ms = node_now_ms();
     if (node->stop_ms != 0 && now_ms - node->stop_ms < STOP_TWICE_MS_MIN)
         return;
@@ -307,7 +311,8 @@ static void on_signal(uv_signal_t *handle, int number)
     supervisor_stop(&node->supervisor, now_ms);
 }
 
-/* --- The loop -------------------------------------------------------------------------------------------- */
+/* --- The loop
+ * -------------------------------------------------------------------------------------------- */
 
 static void on_prepare(uv_prepare_t *prepare)
 {

@@ -1,4 +1,5 @@
-/* A running node: the supervisor's loop with its processes, links, signals and the operator's socket. */
+/* A running node: the supervisor's loop with its processes, links, signals and the operator's
+ * socket. */
 #pragma once
 
 #include "common/config.h"

@@ -24,7 +24,15 @@ static const struct {
 
 #define KEY_OPTIONS ((int)(sizeof key_options / sizeof *key_options))
 
-enum { OPTION_KEY = 256, OPTION_CONFIG = 512, OPTION_JSON, OPTION_CHECK, OPTION_HELP, OPTION_HELP_CONFIG, OPTION_VERSION };
+enum {
+    OPTION_KEY = 256,
+    OPTION_CONFIG = 512,
+    OPTION_JSON,
+    OPTION_CHECK,
+    OPTION_HELP,
+    OPTION_HELP_CONFIG,
+    OPTION_VERSION
+};
 
 static bool take_option(struct options *options, int option, const char *value);
 static bool take_key(struct options *options, int index, const char *value);
@@ -40,7 +48,8 @@ bool options_parse(int argc, char **argv, struct options *ret_options)
         {"version", no_argument, NULL, OPTION_VERSION},
     };
     for (int i = 0; i < KEY_OPTIONS; i++)
-        table[6 + i] = (struct option){key_options[i].name, required_argument, NULL, OPTION_KEY + i};
+        table[6 + i] =
+            (struct option){key_options[i].name, required_argument, NULL, OPTION_KEY + i};
     *ret_options = (struct options){0};
     optind = 1;
     int option;

@@ -11,7 +11,8 @@ struct options {
     /* Configuration keys given on the command line. */
     struct { const char *key, *value, *option; } sets[OPTION_SETS_MAX];
     unsigned sets_count;
-    const char *words[OPTION_WORDS_MAX];        /* what isn't an option: command and its arguments */
+    /* what isn't an option: command and its arguments */
+    const char *words[OPTION_WORDS_MAX];
     unsigned words_count;
     bool json, check_config, help, help_config, version;
 };

@@ -20,14 +20,15 @@ struct process_spec {
 /* how: "exit 1" or "signal 9 (Killed)". The process is freed afterwards. */
 typedef void process_exit_fn(void *ctx, const char *how);
 
-/* Must be called on the main thread: PR_SET_PDEATHSIG follows the thread that forked. NULL: logged. */
-struct process *process_start(uv_loop_t *loop, const struct process_spec *spec, process_exit_fn *on_exit,
-                              void *ctx, const struct log *log);
+/* Must be called on the main thread: PR_SET_PDEATHSIG follows the thread that forked. NULL:
+ * logged. */
+struct process *process_start(uv_loop_t *loop, const struct process_spec *spec,
+                              process_exit_fn *on_exit, void *ctx, const struct log *log);
 void process_kill(struct process *process);
 int process_pid(const struct process *process);
 
-/* Finds "sierradb-netd" and its like: beside this program, in the build tree, or in libexec. ret_path: absolute, to be
- * freed. */
+/* Finds "sierradb-netd" and its like: beside this program, in the build tree, or in libexec.
+ * ret_path: absolute, to be freed. */
 enum err process_find_exe(const char *name, const char *build_folder, char **ret_path) MUST_CHECK;
 /* The configuration in a sealed, anonymous file. Returns its descriptor. */
 int process_config_fd(const struct config *config);

@@ -10,7 +10,8 @@ static const char *const titles[COLUMNS] = {"PROCESS", "PID",       "STATE",   "
                                             "EVENTS",  "APPENDS/S", "READS/S", "MEMORY", "LINK"};
 
 static void fill_row(const json_t *process, char row[COLUMNS][CELL_LEN]);
-static void print_row(const char row[COLUMNS][CELL_LEN], const int widths[COLUMNS], struct buf *out);
+static void print_row(const char row[COLUMNS][CELL_LEN], const int widths[COLUMNS],
+                      struct buf *out);
 static void format_duration(json_int_t ms, char text[CELL_LEN]);
 static void format_bytes(json_int_t bytes, char text[CELL_LEN]);
 

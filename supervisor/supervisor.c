@@ -105,8 +105,9 @@ static void on_ready(struct supervisor *s, struct supervised *c, const struct ms
     char name[24];
     supervised_name(c, name);
     if (c->restarts > 0)
-        log_info(s->log, "process.ready", "process=%s boot=%lu after_ms=%lu recovery_ms=%lu restarts=%u",
-                 name, c->boot, now_ms - c->started_ms, c->recovery_us / 1000, c->restarts);
+        log_info(s->log, "process.ready",
+                 "process=%s boot=%lu after_ms=%lu recovery_ms=%lu restarts=%u", name, c->boot,
+                 now_ms - c->started_ms, c->recovery_us / 1000, c->restarts);
     c->ever_ready = true;
     enter(s, c, CHILD_UP);
     introduce_bucket_state(s, c);
@@ -128,7 +129,8 @@ static void check_ready(struct supervisor *s)
     s->ops.node_ready(s->ops.ctx);
 }
 
-/* --- Starting and ending ------------------------------------------------------------------------------ */
+/* --- Starting and ending
+ * ------------------------------------------------------------------------------ */
 
 static void start_child(struct supervisor *s, struct supervised *c, uint64_t now_ms)
 {
@@ -238,7 +240,8 @@ void supervisor_restart(struct supervisor *s, unsigned child, uint64_t now_ms)
     }
 }
 
-/* --- Stopping ----------------------------------------------------------------------------------------- */
+/* --- Stopping
+ * ----------------------------------------------------------------------------------------- */
 
 /* A process that isn't ready yet has nothing to finish: recovery may be cut at any point. */
 static void ask_to_stop(struct supervisor *s, struct supervised *c, uint64_t now_ms)
@@ -303,7 +306,9 @@ static void kill_child(struct supervisor *s, struct supervised *c, const char *w
     s->ops.kill(s->ops.ctx, number_of(s, c));
 }
 
-/* --- Time ----------------------------------------------------------------------------------------------- */
+/* --- Time
+ * -----------------------------------------------------------------------------------------------
+ */
 
 uint64_t supervisor_tick(struct supervisor *s, uint64_t now_ms)
 {
@@ -336,7 +341,8 @@ static void tick_child(struct supervisor *s, struct supervised *c, uint64_t now_
     }
 }
 
-/* --- Names ---------------------------------------------------------------------------------------------- */
+/* --- Names
+ * ---------------------------------------------------------------------------------------------- */
 
 static void enter(struct supervisor *s, struct supervised *c, enum child_state state)
 {

@@ -1,6 +1,6 @@
-/* The supervisor's core: which process runs, who is introduced to whom, when to start again, when to give up. Pure: time
- * (milliseconds, monotonic) and events go in; starts, kills and messages go out through supervisor_ops. supervisor/node.c
- * is its shell.
+/* The supervisor's core: which process runs, who is introduced to whom, when to start again,
+ * when to give up. Pure: time (milliseconds, monotonic) and events go in; starts, kills and
+ * messages go out through supervisor_ops. supervisor/node.c is its shell.
  *
  * A process:
  *   STARTING --ready--> UP --stop asked--> STOPPING --exit--> (started again, or gone)
@@ -10,8 +10,7 @@
  *   BACKOFF --pause over--> STARTING         pauses double from 100 ms to backoff_ms_max
  *      |crash_limit failures in a row
  *      v
- *   DOWN --every backoff_ms_max, or when the operator says so--> STARTING
- */
+ *   DOWN --every backoff_ms_max, or when the operator says so--> STARTING */
 #pragma once
 
 #include "common/buf.h"
@@ -21,8 +20,9 @@
 
 /* A process whose own link isn't there by then is killed and started again. */
 #define HELLO_MS_MAX 5000
-/* Time between a link's introduction and its being up; then it is introduced again on a fresh path. It doubles with each
- * failure up to INTRODUCE_MS_CAP, so that a machine under heavy load gets there in the end. */
+/* Time between a link's introduction and its being up; then it is introduced again on a fresh
+ * path. It doubles with each failure up to INTRODUCE_MS_CAP, so that a machine under heavy load
+ * gets there in the end. */
 #define INTRODUCE_MS_MAX 2000
 #define INTRODUCE_MS_CAP 32000
 /* A process that said bye, or lost its link, has so long to end by itself. */
@@ -33,7 +33,12 @@
 
 enum child_kind { CHILD_NETD, CHILD_BUCKETD };
 enum child_state { CHILD_STARTING, CHILD_UP, CHILD_STOPPING, CHILD_BACKOFF, CHILD_DOWN };
-enum introduction_state { INTRODUCTION_NONE, INTRODUCTION_LISTENING, INTRODUCTION_DIALLING, INTRODUCTION_UP };
+enum introduction_state {
+    INTRODUCTION_NONE,
+    INTRODUCTION_LISTENING,
+    INTRODUCTION_DIALLING,
+    INTRODUCTION_UP
+};
 
 /* netd is child 0; then one bucketd for each bucket of this node. */
 struct supervised {
@@ -76,7 +81,8 @@ struct supervisor_ops {
     /* The child said bye: closing its link lets it go. */
     void (*let_go)(void *ctx, unsigned child);
     /* The path on which this bucketd listens for netd: at most IPC_PATH_LEN_MAX bytes and a NUL. */
-    void (*link_path)(void *ctx, uint32_t bucket, uint64_t link, char path[static IPC_PATH_LEN_MAX + 1]);
+    void (*link_path)(void *ctx, uint32_t bucket, uint64_t link,
+                      char path[static IPC_PATH_LEN_MAX + 1]);
     /* All is up for the first time. */
     void (*node_ready)(void *ctx);
 };
@@ -102,9 +108,9 @@ struct supervisor {
 };
 
 /* buckets: those to run here. ops is copied, log borrowed. */
-void supervisor_init(struct supervisor *s, const struct supervisor_config *config, uint32_t bucket_count,
-                     const uint32_t *buckets, unsigned buckets_count, const struct supervisor_ops *ops,
-                     const struct log *log);
+void supervisor_init(struct supervisor *s, const struct supervisor_config *config,
+                     uint32_t bucket_count, const uint32_t *buckets, unsigned buckets_count,
+                     const struct supervisor_ops *ops, const struct log *log);
 void supervisor_release(struct supervisor *s);
 
 /* Starts everything. */
@@ -112,10 +118,12 @@ void supervisor_start(struct supervisor *s, uint64_t now_ms);
 /* Events of one child's current incarnation; the shell drops those of earlier ones. */
 void supervisor_on_linked(struct supervisor *s, unsigned child, uint64_t now_ms);
 void supervisor_on_unlinked(struct supervisor *s, unsigned child, uint64_t now_ms);
-void supervisor_on_message(struct supervisor *s, unsigned child, const struct msg *msg, uint64_t now_ms);
+void supervisor_on_message(struct supervisor *s, unsigned child, const struct msg *msg,
+                           uint64_t now_ms);
 /* The process ended. how: "exit 1", "signal 9", for the log. */
 void supervisor_on_exit(struct supervisor *s, unsigned child, const char *how, uint64_t now_ms);
-/* The operator wants it started afresh: stopped cleanly where it runs, tried at once where it doesn't. */
+/* The operator wants it started afresh: stopped cleanly where it runs, tried at once where it
+ * doesn't. */
 void supervisor_restart(struct supervisor *s, unsigned child, uint64_t now_ms);
 /* netd first (it answers what is in flight), then the buckets. Called again: kills what is left. */
 void supervisor_stop(struct supervisor *s, uint64_t now_ms);
@@ -127,10 +135,11 @@ const char *child_state_name(enum child_state state);
 /* "netd" or "bucketd-3". */
 void supervised_name(const struct supervised *child, char name[static 24]);
 
-/* --- introduce.c: links between netd and the buckets; called by supervisor.c ------------------------- */
+/* --- introduce.c: links between netd and the buckets; called by supervisor.c
+ * ------------------------- */
 void introduce_tick(struct supervisor *s, uint64_t now_ms, uint64_t *next_ms);
-void introduce_on_listening(struct supervisor *s, struct supervised *child, const struct msg_link_listening *m,
-                            uint64_t now_ms);
+void introduce_on_listening(struct supervisor *s, struct supervised *child,
+                            const struct msg_link_listening *m, uint64_t now_ms);
 void introduce_on_link_state(struct supervisor *s, const struct msg_link_state *m, uint64_t now_ms);
 /* This child ended: its links are gone. */
 void introduce_forget(struct supervisor *s, struct supervised *child);

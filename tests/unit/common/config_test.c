@@ -1,4 +1,5 @@
-/* Configuration: defaults, every kind of error with its place, precedence, the round trip to the children. */
+/* Configuration: defaults, every kind of error with its place, precedence, the round trip to the
+ * children. */
 #include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -76,9 +77,10 @@ START_TEST(yaml_and_json_are_read)
 {
     ck_assert_int_eq(parse("# comment\ndir: /x/y\nbucket:\n  count: 8\n  ids: [0, 3]\n"
                            "segment: {size_bytes: 1MiB, compression: no}\n"), ERR_OK);
-    ck_assert_int_eq(parse("{\"network\": {\"client_address\": \"127.0.0.1:1\",\n\t"
-                           "\"max_clients\": 7, \"default_protocol\": 2, \"password\": \"a\\\"b\"}}"),
-                     ERR_OK);
+    ck_assert_int_eq(
+        parse("{\"network\": {\"client_address\": \"127.0.0.1:1\",\n\t"
+              "\"max_clients\": 7, \"default_protocol\": 2, \"password\": \"a\\\"b\"}}"),
+        ERR_OK);
     ck_assert_str_eq(config.dir, "/x/y");
     ck_assert_uint_eq(config.bucket.count, 8);
     ck_assert_uint_eq(config.bucket.ids_count, 2);
@@ -101,40 +103,75 @@ START_TEST(byte_sizes_take_suffixes)
         {"2MB", 2 << 20}, {"1G", 1 << 30}, {"300000B", 300000}, {"10GiB", 10ull << 30},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        ck_assert_int_eq(config_set(&config, "segment.size_bytes", cases[i].text, "-x", &error), ERR_OK);
+        ck_assert_int_eq(config_set(&config, "segment.size_bytes", cases[i].text, "-x", &error),
+                         ERR_OK);
         ck_assert_uint_eq(config.segment.size_bytes, cases[i].bytes);
     }
-    static const char *const wrong[] = {"", "k", "1x", "1kk", "1 k", "-1", "1.5M", "0x10", "99999999999999999999",
-                                        "18446744073709551615T", "11GiB", "1iB", "131071"};
+    static const char *const wrong[] = {"",
+                                        "k",
+                                        "1x",
+                                        "1kk",
+                                        "1 k",
+                                        "-1",
+                                        "1.5M",
+                                        "0x10",
+                                        "99999999999999999999",
+                                        "18446744073709551615T",
+                                        "11GiB",
+                                        "1iB",
+                                        "131071"};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
-        ck_assert_int_eq(config_set(&config, "segment.size_bytes", wrong[i], "-x", &error), ERR_CONFIG);
+        ck_assert_int_eq(config_set(&config, "segment.size_bytes", wrong[i], "-x", &error),
+                         ERR_CONFIG);
     ck_assert_uint_eq(config.segment.size_bytes, 10ull << 30);
 }
 END_TEST
 
-static const struct { const char *text, *error; } parse_errors[] = {
+static const struct { const char *text, *error;
+} parse_errors[] = {
     {"bucket:\n  size: 3\n", "f.yaml:2: bucket.size: unknown key; expected one of count, ids\n"},
-    {"\n\nsegment:\n  size_bytes: big\n", "f.yaml:4: segment.size_bytes: expected a number of bytes from 131072 to 10737418240 (64k, 256MiB, 2G are fine too), got 'big'\n"},
-    {"bucket:\n  count: 0\n", "f.yaml:2: bucket.count: expected a number from 1 to 1024, got '0'\n"},
-    {"bucket:\n  count: 1025\n", "f.yaml:2: bucket.count: expected a number from 1 to 1024, got '1025'\n"},
-    {"bucket:\n  count: \"4\"\n", "f.yaml:2: bucket.count: expected a number from 1 to 1024, got a string\n"},
-    {"bucket:\n  count: 99999999999999999999\n", "f.yaml:2: bucket.count: expected a number from 1 to 1024, got '99999999999999999999'\n"},
-    {"bucket:\n  count: [1]\n", "f.yaml:2: bucket.count: expected a number from 1 to 1024, got a list\n"},
-    {"bucket:\n  count:\n", "f.yaml:2: bucket.count: expected a number from 1 to 1024, got nothing\n"},
+    {"\n\nsegment:\n  size_bytes: big\n",
+     "f.yaml:4: segment.size_bytes: expected a number of bytes from 131072 to 10737418240 (64k, "
+     "256MiB, 2G are fine too), got 'big'\n"},
+    {"bucket:\n  count: 0\n",
+     "f.yaml:2: bucket.count: expected a number from 1 to 1024, got '0'\n"},
+    {"bucket:\n  count: 1025\n",
+     "f.yaml:2: bucket.count: expected a number from 1 to 1024, got '1025'\n"},
+    {"bucket:\n  count: \"4\"\n",
+     "f.yaml:2: bucket.count: expected a number from 1 to 1024, got a string\n"},
+    {"bucket:\n  count: 99999999999999999999\n",
+     "f.yaml:2: bucket.count: expected a number from 1 to 1024, got '99999999999999999999'\n"},
+    {"bucket:\n  count: [1]\n",
+     "f.yaml:2: bucket.count: expected a number from 1 to 1024, got a list\n"},
+    {"bucket:\n  count:\n",
+     "f.yaml:2: bucket.count: expected a number from 1 to 1024, got nothing\n"},
     {"bucket: 4\n", "f.yaml:1: bucket: expected a section with keys, got a value\n"},
     {"bucket:\n  ids: [0, x]\n", "f.yaml:2: bucket.ids: expected numbers, got 'x'\n"},
-    {"bucket:\n  ids: [1, 1]\n", "f.yaml:2: bucket.ids: expected all, or a list of different numbers from 0 to 1023, got '1,1'\n"},
-    {"bucket:\n  ids: []\n", "f.yaml:2: bucket.ids: expected all, or a list of different numbers from 0 to 1023, got ''\n"},
-    {"append:\n  strict_versioning: maybe\n", "f.yaml:2: append.strict_versioning: expected true or false, got 'maybe'\n"},
-    {"network:\n  client_address: localhost\n", "f.yaml:2: network.client_address: expected IP:PORT, as in 127.0.0.1:9090 or [::1]:9090, got 'localhost'\n"},
-    {"network:\n  client_address: 1.2.3.4:70000\n", "f.yaml:2: network.client_address: expected IP:PORT, as in 127.0.0.1:9090 or [::1]:9090, got '1.2.3.4:70000'\n"},
-    {"network:\n  default_protocol: 4\n", "f.yaml:2: network.default_protocol: expected auto, 2 or 3, got '4'\n"},
+    {"bucket:\n  ids: [1, 1]\n", "f.yaml:2: bucket.ids: expected all, or a list of different "
+                                 "numbers from 0 to 1023, got '1,1'\n"},
+    {"bucket:\n  ids: []\n",
+     "f.yaml:2: bucket.ids: expected all, or a list of different numbers from 0 to 1023, got ''\n"},
+    {"append:\n  strict_versioning: maybe\n",
+     "f.yaml:2: append.strict_versioning: expected true or false, got 'maybe'\n"},
+    {"network:\n  client_address: localhost\n",
+     "f.yaml:2: network.client_address: expected IP:PORT, as in 127.0.0.1:9090 or [::1]:9090, got "
+     "'localhost'\n"},
+    {"network:\n  client_address: 1.2.3.4:70000\n",
+     "f.yaml:2: network.client_address: expected IP:PORT, as in 127.0.0.1:9090 or [::1]:9090, got "
+     "'1.2.3.4:70000'\n"},
+    {"network:\n  default_protocol: 4\n",
+     "f.yaml:2: network.default_protocol: expected auto, 2 or 3, got '4'\n"},
     {"log_level: loud\n", "f.yaml:1: log_level: expected debug, info, warn or error, got 'loud'\n"},
-    {"dir: ~\n", "f.yaml:1: dir: expected a path in UTF-8 without control characters, got nothing\n"},
-    {"dir: {a: b}\n", "f.yaml:1: dir: expected a path in UTF-8 without control characters, got a section\n"},
-    {"dir: \"a\\nb\"\n", "f.yaml:1: dir: expected a path in UTF-8 without control characters, got 'a\nb'\n"},
-    {"dir: \"a\\0b\"\n", "f.yaml:1: dir: expected a path in UTF-8 without control characters, got text with a NUL byte\n"},
-    {"dir: a\ndir: b\n", "f.yaml:2: dir: expected a path in UTF-8 without control characters, got it a second time\n"},
+    {"dir: ~\n",
+     "f.yaml:1: dir: expected a path in UTF-8 without control characters, got nothing\n"},
+    {"dir: {a: b}\n",
+     "f.yaml:1: dir: expected a path in UTF-8 without control characters, got a section\n"},
+    {"dir: \"a\\nb\"\n",
+     "f.yaml:1: dir: expected a path in UTF-8 without control characters, got 'a\nb'\n"},
+    {"dir: \"a\\0b\"\n", "f.yaml:1: dir: expected a path in UTF-8 without control characters, got "
+                         "text with a NUL byte\n"},
+    {"dir: a\ndir: b\n",
+     "f.yaml:2: dir: expected a path in UTF-8 without control characters, got it a second time\n"},
     {"- a\n", "f.yaml:1: expected sections with keys, got a list\n"},
     {"just text\n", "f.yaml:1: expected sections with keys, got a value\n"},
     {"dir: a\n---\ndir: b\n", "f.yaml:2: expected one document, got a second one\n"},
@@ -145,8 +182,12 @@ static const struct { const char *text, *error; } parse_errors[] = {
     {"dir: \x01\n", "f.yaml:1: not YAML or JSON: control characters are not allowed\n"},
     {"nodes: 3\n", "f.yaml:1: nodes: expected a list of entries, one for each node, got a value\n"},
     {"nodes: [x]\n", "f.yaml:1: nodes[0]: expected sections with keys, got a value\n"},
-    {"nodes:\n- dir: a\n- bucket:\n    count: x\n", "f.yaml:4: nodes[1]: bucket.count: expected a number from 1 to 1024, got 'x'\n"},
-    {"nodes:\n- nodes: []\n", "f.yaml:2: nodes[0]: nodes: unknown key; expected one of dir, run_dir, log_level, append, bucket, cache, heartbeat, network, node, partition, replication, segment, sync, threads, supervisor, nodes\n"},
+    {"nodes:\n- dir: a\n- bucket:\n    count: x\n",
+     "f.yaml:4: nodes[1]: bucket.count: expected a number from 1 to 1024, got 'x'\n"},
+    {"nodes:\n- nodes: []\n",
+     "f.yaml:2: nodes[0]: nodes: unknown key; expected one of dir, run_dir, log_level, append, "
+     "bucket, cache, heartbeat, network, node, partition, replication, segment, sync, threads, "
+     "supervisor, nodes\n"},
 };
 
 START_TEST(parse_errors_name_line_key_and_expectation)
@@ -155,19 +196,27 @@ START_TEST(parse_errors_name_line_key_and_expectation)
 }
 END_TEST
 
-static const struct { const char *text, *error; } finish_errors[] = {
+static const struct { const char *text, *error;
+} finish_errors[] = {
     {"bucket: {count: 6}", "bucket.count: expected a power of two, got 6\n"},
     {"bucket: {count: 64}", "bucket.count: expected at most partition.count (32), got 64\n"},
     {"bucket: {ids: [0, 4]}", "bucket.ids: expected numbers less than bucket.count (4), got 4\n"},
-    {"partition: {ids: [0, 4]}", "partition.ids: expected all of the 32 partitions, each once, got 2\n"},
-    {"heartbeat: {timeout_ms: 1000}", "heartbeat.timeout_ms: expected more than heartbeat.interval_ms (1000), got 1000\n"},
-    {"node: {count: 2}", "node.index: needed where node.count is above 1 (it is 2): give --node-index or set it in the file\n"},
+    {"partition: {ids: [0, 4]}",
+     "partition.ids: expected all of the 32 partitions, each once, got 2\n"},
+    {"heartbeat: {timeout_ms: 1000}",
+     "heartbeat.timeout_ms: expected more than heartbeat.interval_ms (1000), got 1000\n"},
+    {"node: {count: 2}", "node.index: needed where node.count is above 1 (it is 2): give "
+                         "--node-index or set it in the file\n"},
     {"node: {count: 2, index: 2}", "node.index: expected less than node.count (2), got 2\n"},
-    {"node: {count: 2, index: 1}\nnetwork: {cluster_enabled: false}", "network.cluster_enabled: expected true where node.count is above 1 (it is 2), got false\n"},
+    {"node: {count: 2, index: 1}\nnetwork: {cluster_enabled: false}",
+     "network.cluster_enabled: expected true where node.count is above 1 (it is 2), got false\n"},
     {"replication: {factor: 2}", "replication.factor: expected at most node.count (1), got 2\n"},
     {"node: {count: 40, index: 1}", "partition.count: expected at least node.count (40), got 32\n"},
-    {"segment: {size_bytes: 1MiB}\nappend: {max_event_bytes: 512k}", "append.max_event_bytes: expected at most a quarter of segment.size_bytes (262144), got 524288\n"},
-    {"append: {max_transaction_bytes: 1MiB}", "append.max_transaction_bytes: expected at least append.max_event_bytes (8388608), got 1048576\n"},
+    {"segment: {size_bytes: 1MiB}\nappend: {max_event_bytes: 512k}",
+     "append.max_event_bytes: expected at most a quarter of segment.size_bytes (262144), got "
+     "524288\n"},
+    {"append: {max_transaction_bytes: 1MiB}", "append.max_transaction_bytes: expected at least "
+                                              "append.max_event_bytes (8388608), got 1048576\n"},
     {"dir: \"\"", "dir: expected a path, got nothing\n"},
 };
 
@@ -188,9 +237,16 @@ END_TEST
 
 START_TEST(environment_sets_keys)
 {
-    char *env[] = {"HOME=/", "SIERRADB_BUCKET_COUNT=16", "SIERRADB_SEGMENT__SIZE_BYTES=1MiB", "SIERRADB_DIR=/d",
-                   "SIERRADB_BUCKET_IDS=0-2,5", "SIERRADB_SERVICE_HOST=10.0.0.1", "SIERRADB_PORT=tcp://10.0.0.1:9090",
-                   "SIERRADB_PORT_9090_TCP_ADDR=10.0.0.1", "SIERRADB_MAIN_SERVICE_PORT=9", NULL};
+    char *env[] = {"HOME=/",
+                   "SIERRADB_BUCKET_COUNT=16",
+                   "SIERRADB_SEGMENT__SIZE_BYTES=1MiB",
+                   "SIERRADB_DIR=/d",
+                   "SIERRADB_BUCKET_IDS=0-2,5",
+                   "SIERRADB_SERVICE_HOST=10.0.0.1",
+                   "SIERRADB_PORT=tcp://10.0.0.1:9090",
+                   "SIERRADB_PORT_9090_TCP_ADDR=10.0.0.1",
+                   "SIERRADB_MAIN_SERVICE_PORT=9",
+                   NULL};
     ck_assert_int_eq(config_load_env(&config, env, &error), ERR_OK);
     ck_assert_uint_eq(config.bucket.count, 16);
     ck_assert_uint_eq(config.segment.size_bytes, 1 << 20);
@@ -199,29 +255,37 @@ START_TEST(environment_sets_keys)
     ck_assert_uint_eq(config.bucket.ids[3], 5);
     char *wrong[] = {"SIERRADB_BUCKET_COUNT=many", NULL};
     ck_assert_int_eq(config_load_env(&config, wrong, &error), ERR_CONFIG);
-    check_error("environment variable SIERRADB_BUCKET_COUNT: bucket.count: expected a number from 1 to 1024, got 'many'\n");
+    check_error("environment variable SIERRADB_BUCKET_COUNT: bucket.count: expected a number from "
+                "1 to 1024, got 'many'\n");
     buf_clear(&error, 0);
     char *unknown[] = {"SIERRADB_BUCKET_SIZE=4", NULL};
     ck_assert_int_eq(config_load_env(&config, unknown, &error), ERR_CONFIG);
-    check_error("environment variable SIERRADB_BUCKET_SIZE: unknown key; `sierradb --help-config` lists all keys\n");
+    check_error("environment variable SIERRADB_BUCKET_SIZE: unknown key; `sierradb --help-config` "
+                "lists all keys\n");
 }
 END_TEST
 
 START_TEST(command_line_names_its_option)
 {
-    ck_assert_int_eq(config_set(&config, "network.client_address", "x", "--client-address", &error), ERR_CONFIG);
-    check_error("--client-address: network.client_address: expected IP:PORT, as in 127.0.0.1:9090 or [::1]:9090, got 'x'\n");
+    ck_assert_int_eq(config_set(&config, "network.client_address", "x", "--client-address", &error),
+                     ERR_CONFIG);
+    check_error("--client-address: network.client_address: expected IP:PORT, as in 127.0.0.1:9090 "
+                "or [::1]:9090, got 'x'\n");
     buf_clear(&error, 0);
     ck_assert_int_eq(config_set(&config, "nothing.here", "x", "-o", &error), ERR_CONFIG);
     check_error("-o: nothing.here: unknown key; `sierradb --help-config` lists all keys\n");
-    ck_assert_int_eq(config_set(&config, "network.client_address", "[::1]:9090", "-c", &error), ERR_OK);
+    ck_assert_int_eq(config_set(&config, "network.client_address", "[::1]:9090", "-c", &error),
+                     ERR_OK);
 }
 END_TEST
 
 START_TEST(a_nodes_entry_stands_between_file_and_environment)
 {
-    ck_assert_int_eq(parse("nodes:\n- dir: /n0\n- dir: /n1\n  bucket: {count: 2}\n  cache: {capacity_bytes: 1M}\n"
-                           "cache: {capacity_bytes: 2M}\nbucket: {count: 1}\n"), ERR_OK);
+    ck_assert_int_eq(
+        parse(
+            "nodes:\n- dir: /n0\n- dir: /n1\n  bucket: {count: 2}\n  cache: {capacity_bytes: 1M}\n"
+            "cache: {capacity_bytes: 2M}\nbucket: {count: 1}\n"),
+        ERR_OK);
     char *env[] = {"SIERRADB_BUCKET_COUNT=8", "SIERRADB_NODE_INDEX=1", NULL};
     ck_assert_int_eq(config_load_env(&config, env, &error), ERR_OK);
     ck_assert_int_eq(config_finish(&config, &error), ERR_OK);
@@ -235,7 +299,9 @@ END_TEST
 
 START_TEST(printed_configuration_reads_back_equal)
 {
-    ck_assert_int_eq(parse("dir: '/a \"b\\ ü: #'\nbucket: {ids: [3, 0]}\nnetwork: {password: '  *x '}\nlog_level: warn\n"), ERR_OK);
+    ck_assert_int_eq(parse("dir: '/a \"b\\ ü: #'\nbucket: {ids: [3, 0]}\nnetwork: {password: '  *x "
+                           "'}\nlog_level: warn\n"),
+                     ERR_OK);
     ck_assert_int_eq(config_finish(&config, &error), ERR_OK);
     struct buf first = {0}, second = {0};
     config_print(&config, &first);
