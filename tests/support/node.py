@@ -176,11 +176,11 @@ class Node:
         out = {}
         for pid in process_children(self.pid):
             argv = process_argv(pid)
-            text = " ".join(argv)
-            if "sierradb-netd" in text:
+            index = [int(arg.partition("=")[2]) for arg in argv if arg.startswith("--index=")]
+            if any(arg.endswith("sierradb-netd") for arg in argv[:2]):
                 out["netd"] = pid
-            elif "sierradb-bucketd" in text and "--index" in argv:
-                out[int(argv[argv.index("--index") + 1])] = pid
+            elif any(arg.endswith("sierradb-bucketd") for arg in argv[:2]) and index:
+                out[index[0]] = pid
         return out
 
     def child(self, which, timeout=5.0):

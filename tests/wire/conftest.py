@@ -8,7 +8,7 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from support.node import Node, first_port, sanitized  # noqa: E402
+from support.node import Node, first_port, port_free, sanitized  # noqa: E402
 
 PORT_FIRST = first_port(9140)
 PORT_COUNT = 20
@@ -30,7 +30,14 @@ def slowness():
 
 @pytest.fixture(scope="session")
 def next_port():
-    return lambda: next(_ports)
+    def free_port():
+        for _ in range(PORT_COUNT):
+            port = next(_ports)
+            if port_free(port):
+                return port
+        raise RuntimeError(f"no free port among {PORT_FIRST} to {PORT_FIRST + PORT_COUNT - 1}")
+
+    return free_port
 
 
 @pytest.fixture(scope="session")
