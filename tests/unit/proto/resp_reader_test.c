@@ -16,8 +16,7 @@ static void run(struct span bytes, const struct resp_limits *limits, struct buf 
     resp_reader_free(reader);
 }
 
-/* What the bytes give: in one piece, at every split in two, byte by byte, in resp_arbitrary pieces.
- */
+/* What the bytes give: in one piece, at every split in two, byte by byte, in arbitrary pieces. */
 static void expect_bytes(struct span bytes, const struct resp_limits *limits, const char *expected)
 {
     struct buf out = {0};
