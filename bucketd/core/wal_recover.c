@@ -237,13 +237,17 @@ static enum err newest_read(struct wal *wal, struct wal_reader *reader, struct w
     wal_pass_begin(pass, front);
     err = wal_pass_run(pass);
     pass->scan = NULL;
+    bool empty = err == ERR_OK && pass->state.last_idx == 0;
+    if (empty)
+        recover_problem(wal, WAL_ROT, pass->data_start, "the first entry, which was synced before the file had its name");
     recovery->data_start = pass->data_start;
     recovery->data_end = pass->data_end;
     recovery->entries = pass->entries;
     recovery->events = pass->events;
     recovery->torn_bytes = pass->torn_bytes;
-    recovery->damaged = front->header_bad || pass->rots > 0;
-    recovery->damage_offset = front->header_bad ? 0 : pass->rot_offset;
+    recovery->damaged = front->header_bad || empty || pass->rots > 0;
+    if (recovery->damaged && !front->header_bad)
+        recovery->damage_offset = empty ? pass->data_start : pass->rot_offset;
     return err;
 }
 

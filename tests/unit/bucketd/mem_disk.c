@@ -175,7 +175,7 @@ static void inode_crash(const struct mem_inode *from, struct mem_inode *to, uint
     bool size_live = survives(seed, state);
     size_t size = size_live ? from->live.len : from->durable.len;
     buf_append_zeros(&to->live, size);
-    if (size > 0)
+    if (min_u64(size, from->durable.len) > 0)
         memcpy(to->live.ptr, from->durable.ptr, min_u64(size, from->durable.len));
     for (size_t at = 0; at < from->live.len && at < size; at += MEM_SECTOR) {
         size_t len = min_u64(min_u64(MEM_SECTOR, from->live.len - at), size - at);
@@ -260,12 +260,15 @@ void mem_disk_resize(struct mem_disk *mem, const char *path, size_t size)
     inode_settle(inode);
 }
 
-uint64_t mem_disk_hash(const struct mem_disk *mem)
+uint64_t mem_disk_hash(const struct mem_disk *mem, const char *ending)
 {
     uint64_t hash = 0;
     for (size_t i = 0; i < mem->live->count; i++) {
         const struct mem_name *name = &mem->live->list[i];
         const struct buf *bytes = &mem->inodes[name->inode]->live;
+        size_t len = strlen(name->path);
+        if (len < strlen(ending) || strcmp(name->path + len - strlen(ending), ending) != 0)
+            continue;
         hash = XXH3_64bits_withSeed(name->path, strlen(name->path), hash);
         hash = XXH3_64bits_withSeed(bytes->ptr, bytes->len, hash);
     }

@@ -57,5 +57,5 @@ struct mem_disk *mem_disk_copy(const struct mem_disk *mem);
 struct buf *mem_disk_bytes(struct mem_disk *mem, const char *path);
 /* Cuts or lengthens (with zeros) a file. */
 void mem_disk_resize(struct mem_disk *mem, const char *path, size_t size);
-/* Hash of all names and bytes as written. */
-uint64_t mem_disk_hash(const struct mem_disk *mem);
+/* Hash of all files, as written, whose names end so. */
+uint64_t mem_disk_hash(const struct mem_disk *mem, const char *ending);

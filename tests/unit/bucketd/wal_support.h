@@ -21,6 +21,7 @@ struct run {
     uint64_t first_seq[RUN_ENTRIES_MAX];
     uint32_t positions[RUN_ENTRIES_MAX][RUN_EVENTS_MAX];
     uint64_t segments[RUN_ENTRIES_MAX];
+    uint64_t verified[RUN_ENTRIES_MAX]; /* hash of an entry's bytes and place that were right once; saves time */
     uint64_t seen, seen_last;    /* entries that came by on_entry, the last one's idx */
     uint64_t seen_wrong;         /* that differ from the model, or came out of order */
 };
