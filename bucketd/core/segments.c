@@ -18,6 +18,7 @@ struct seal_job {
     enum err err;
 };
 
+static void mark_holes(struct bucket *bucket, const struct wal_recovery *recovery);
 static struct segment *add_segment(struct bucket *bucket, uint64_t number, struct index *index);
 static void index_entry(struct bucket *bucket, struct index *index, const struct wal_entry *entry);
 static enum err build_index(struct bucket *bucket, uint32_t i);
@@ -56,6 +57,8 @@ void segments_on_entry(struct bucket *bucket, const struct wal_entry *entry)
 {
     struct segments *segments = &bucket->segments;
     bool gap = bucket->recovered_idx != 0 && entry->head->idx != bucket->recovered_idx + 1;
+    if (segments->count == 0)
+        segments->first_offset = entry->offset;
     if (segments->count == 0 || gap) {
         if (segments->count > 0)
             segments->list[segments->count - 1].kept = true;
@@ -69,6 +72,8 @@ void segments_on_entry(struct bucket *bucket, const struct wal_entry *entry)
 enum err segments_open(struct bucket *bucket, const struct wal_recovery *recovery)
 {
     struct segments *segments = &bucket->segments;
+    if (recovery->damaged)
+        mark_holes(bucket, recovery);
     uint32_t newest_parts = segments->count;
     uint64_t older = recovery->segment - recovery->first_segment;
     ASSERT(recovery->segment >= recovery->first_segment && older < UINT32_MAX - newest_parts);
@@ -96,6 +101,20 @@ enum err segments_open(struct bucket *bucket, const struct wal_recovery *recover
     }
     segments_seal(bucket, recovery->segment);
     return ERR_OK;
+}
+
+/* Entries before the first or behind the last of those that recovery could deliver. */
+static void mark_holes(struct bucket *bucket, const struct wal_recovery *recovery)
+{
+    struct segments *segments = &bucket->segments;
+    uint64_t offset = recovery->damage_offset;
+    if (segments->count > 0 && offset >= recovery->data_start && offset < segments->first_offset)
+        segments->list[0].hole_before = true;
+    if (segments->count > 0 && bucket->recovered_idx == wal_last_idx(bucket->wal))
+        return;
+    if (segments->count > 0)
+        segments->list[segments->count - 1].kept = true;
+    add_segment(bucket, recovery->segment, index_new(bucket->hash_seed))->hole_before = true;
 }
 
 void segments_roll(struct bucket *bucket, uint64_t number)

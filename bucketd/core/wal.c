@@ -41,7 +41,9 @@ void wal_free(struct wal *wal)
     if (wal == NULL)
         return;
     struct disk *disk = wal->env->disk;
-    struct file *files[] = {wal->file, wal->spare, wal->roll.old_file};
+    /* A job that never came to its end may have opened the spare's file. */
+    struct file *created = wal->spare_job.running && wal->spare == NULL ? wal->spare_job.file : NULL;
+    struct file *files[] = {wal->file, wal->spare, wal->roll.old_file, created};
     for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
         if (files[i] != NULL)
             disk->ops->close(disk, files[i]);
