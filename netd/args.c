@@ -99,12 +99,8 @@ bool args_u64(struct args *args, const char *what, uint64_t *ret_value)
 
 bool args_text(struct args *args, const char *what, struct span *ret_text)
 {
-    if (args->left == 0 || args->at->type != RESP_STRING)
+    if (args->left == 0 || args->at->type != RESP_STRING || !text_is_utf8(args->at->value))
         return args_unexpected(args, what);
-    if (!text_is_utf8(args->at->value)) {
-        buf_printf(args->error, "unexpected bytes: expected %s in UTF-8", what);
-        return false;
-    }
     *ret_text = args->at->value;
     args->at++;
     args->left--;

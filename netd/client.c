@@ -211,10 +211,11 @@ void client_set_limits(struct client *client)
     };
     if (client->authenticated)
         limits = (struct resp_limits){
-            .bulk_bytes_max = netd->event_bytes_max + RESP_BULK_SLACK,
+            /* What is too large for a small segment only is refused by the command, which can say why. */
+            .bulk_bytes_max = max_u64(netd->event_bytes_max, EVENT_BYTES_DEFAULT) + RESP_BULK_SLACK,
             .arguments_max = RESP_ARGUMENTS_MAX,
             .inline_bytes_max = RESP_INLINE_BYTES_MAX,
-            .request_bytes_max = 2 * netd->transaction_bytes_max + (32 << 20),
+            .request_bytes_max = 2 * max_u64(netd->transaction_bytes_max, TRANSACTION_BYTES_DEFAULT) + (32 << 20),
         };
     resp_reader_set_limits(client->reader, &limits);
 }

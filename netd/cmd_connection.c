@@ -4,6 +4,7 @@
 #include "netd/command.h"
 #include "netd/netd.h"
 
+static bool take_message(struct args *args, struct span *ret_message);
 static bool check_password(const struct netd *netd, struct span user, struct span password);
 static enum handled fail(struct request *request, const char *code, const char *text);
 static bool set_name(char *to, size_t size, struct span value);
@@ -17,28 +18,23 @@ static enum handled client_on_off(struct request *request, struct args *args);
 enum handled cmd_ping(struct client *client, struct request *request, struct args *args)
 {
     struct buf *out = request_out(request);
-    if (args->left > 1) {
-        args->at++;
-        args->left--;
-        return args_unexpected(args, "end of input"), HANDLED_FAILED;
-    }
+    struct span message;
     (void)client;
-    if (args->left == 0)
+    if (args->left == 0) {
         resp_simple_str(out, "PONG");
-    else
-        resp_bulk(out, args->at->value);
+        return HANDLED_DONE;
+    }
+    if (!take_message(args, &message))
+        return HANDLED_FAILED;
+    resp_bulk(out, message);
     return HANDLED_DONE;
 }
 
 enum handled cmd_echo(struct client *client, struct request *request, struct args *args)
 {
     (void)client;
-    if (args->left == 0)
-        return args_unexpected(args, "message"), HANDLED_FAILED;
-    struct span message = args->at->value;
-    args->at++;
-    args->left--;
-    if (!args_end(args))
+    struct span message;
+    if (!take_message(args, &message))
         return HANDLED_FAILED;
     resp_bulk(request_out(request), message);
     return HANDLED_DONE;
@@ -178,6 +174,16 @@ enum handled cmd_client(struct client *client, struct request *request, struct a
                HANDLED_FAILED;
     }
     return HANDLED_DONE;
+}
+
+static bool take_message(struct args *args, struct span *ret_message)
+{
+    if (args->left == 0 || args->at->type == RESP_OTHER || args->at->type == RESP_NULL)
+        return args_unexpected(args, "message");
+    *ret_message = args->at->value;
+    args->at++;
+    args->left--;
+    return args_end(args);
 }
 
 /* Takes the same time wherever the first difference stands. */

@@ -224,6 +224,11 @@ static unsigned collect_settings(const struct config *config, struct args *args,
         snprintf(name, sizeof name, "%s%s", indented ? section : "", key);
         if (!setting_matches(args, name))
             continue;
+        size_t len = strlen(value);
+        if (len >= 2 && value[0] == '"' && value[len - 1] == '"') {
+            value[len - 1] = '\0';
+            value++;
+        }
         resp_bulk_str(out, name);
         resp_bulk_str(out, strcmp(name, "network.password") == 0 ? "(hidden)" : value);
         count++;

@@ -126,8 +126,8 @@ START_TEST(append_refuses)
                  "unexpected string: expected EXPECTED_VERSION any, exists, empty or number");
     append_fails("s n TIMESTAMP 18446744073710", "invalid timestamp format: expected milliseconds, got nanoseconds");
     append_fails("s n TIMESTAMP abc", "unexpected string: expected TIMESTAMP in milliseconds");
-    append_fails("\xff n", "unexpected bytes: expected stream id in UTF-8");
-    append_fails("s \xed\xa0\x80", "unexpected bytes: expected event name in UTF-8");
+    append_fails("\xff n", "unexpected string: expected stream id");
+    append_fails("s \xed\xa0\x80", "unexpected string: expected event name");
 }
 END_TEST
 
