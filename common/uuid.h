@@ -1,4 +1,5 @@
-/* UUIDs: text form, version 5, event ids that carry a partition hash (WIRE.md, ids and arithmetic). */
+/* UUIDs: text form, version 5, event ids that carry a partition hash (WIRE.md, ids and arithmetic).
+ */
 #pragma once
 
 #include <stdbool.h>

@@ -1,9 +1,10 @@
 /* Messages between actors, expanded from messages.def.
  *
  * Wire form of one nng message (a frame): a msgpack array [PROTO_VERSION, from_boot, to_boot], then
- * messages back to back until its end. Every unpack is bounds-checked and fuzzed; nothing is allocated,
- * and views point into the frame. msgpack-c packs; reading is a cursor of our own (cursor.h), because
- * msgpack-c's unpacker reserves memory by declared counts (STYLE.md 3.13) and would need the same walk first. */
+ * messages back to back until its end. Every unpack is bounds-checked and fuzzed; nothing is
+ * allocated, and views point into the frame. msgpack-c packs; reading is a cursor of our own
+ * (cursor.h), because msgpack-c's unpacker reserves memory by declared counts (STYLE.md 3.13) and
+ * would need the same walk first. */
 #pragma once
 
 #include "common/buf.h"
@@ -35,7 +36,10 @@ typedef struct span field_list;
 #define FIELD(kind, name)            field_##kind name;
 #define OPTIONAL(kind, name)         field_##kind name;
 /* The empty array stands for the members of a message without fields. */
-#define END(name)                    __extension__ char end_[0]; };
+#define END(name)                                                                                  \
+    __extension__ char end_[0];                                                                    \
+    }                                                                                              \
+    ;
 #include "proto/messages.def"
 
 /* MSG_APPEND_REQ_TAG would need upper case; the tag of message x is TAG_x. */
@@ -66,11 +70,13 @@ struct frame_head {
     uint64_t version, from_boot, to_boot;
 };
 void frame_pack_head(struct buf *out, const struct frame_head *head);
-/* Takes the head off *frame. ERR_TRUNCATED, ERR_CORRUPT (no head), ERR_INVALID (unknown version). */
+/* Takes the head off *frame. ERR_TRUNCATED, ERR_CORRUPT (no head), ERR_INVALID (unknown version).
+ */
 enum err frame_unpack_head(struct span *frame, struct frame_head *ret_head) MUST_CHECK;
 
 /* Appends one message to out. One function for each message: msg_pack_append_req(out, &req). */
-#define MESSAGE(name, tag, from, to) void msg_pack_##name(struct buf *out, const struct msg_##name *m);
+#define MESSAGE(name, tag, from, to)                                                               \
+    void msg_pack_##name(struct buf *out, const struct msg_##name *m);
 #define RECORD(name)
 #define FIELD(kind, name)
 #define OPTIONAL(kind, name)
@@ -78,12 +84,13 @@ enum err frame_unpack_head(struct span *frame, struct frame_head *ret_head) MUST
 #include "proto/messages.def"
 void msg_pack(struct buf *out, const struct msg *msg);
 
-/* Takes the next message off *frame; call until frame->len is 0. ERR_CORRUPT or ERR_TRUNCATED: the frame
- * can't be trusted, drop the rest. An unknown tag is skipped whole and returns ERR_NOTFOUND. */
+/* Takes the next message off *frame; call until frame->len is 0. ERR_CORRUPT or ERR_TRUNCATED: the
+ * frame can't be trusted, drop the rest. An unknown tag is skipped whole and returns ERR_NOTFOUND.
+ */
 enum err msg_unpack(struct span *frame, struct msg *ret_msg) MUST_CHECK;
 
-/* Records: rec_pack_x appends one; rec_next_x takes the next off *list (ERR_NOTFOUND at its end); print
- * and random as msg_print and msg_random below. */
+/* Records: rec_pack_x appends one; rec_next_x takes the next off *list (ERR_NOTFOUND at its end);
+ * print and random as msg_print and msg_random below. */
 #define MESSAGE(name, tag, from, to)
 #define RECORD(name)                                                                               \
     void rec_pack_##name(struct buf *out, const struct rec_##name *r);                             \
@@ -101,7 +108,8 @@ const char *msg_name(enum msg_tag tag);
 /* One readable line, for traces: append_req req_id=4 flags=0 .... */
 void msg_print(struct buf *out, const struct msg *msg);
 /* Fills a message of this tag with arbitrary but valid values, for tests: `next` yields numbers,
- * `bytes` is what views point into (at least 256 bytes). A `list` is such a view too, not valid records. */
+ * `bytes` is what views point into (at least 256 bytes). A `list` is such a view too, not valid
+ * records. */
 void msg_random(struct msg *ret_msg, enum msg_tag tag, uint64_t (*next)(void *), void *next_ctx,
                 struct span bytes);
 /* All tags, ascending. */
