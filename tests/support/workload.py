@@ -91,7 +91,7 @@ class Base:
 class Writer(Base):
     """Pipelined appends with exact expected versions on streams that only this client writes."""
 
-    def __init__(self, *args, pause_s=0.015, payload_max=400):
+    def __init__(self, *args, pause_s=0.006, payload_max=400):
         super().__init__(*args)
         self.pause_s, self.payload_max = pause_s, payload_max
         self.counter = 0
