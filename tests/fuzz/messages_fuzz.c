@@ -1,5 +1,5 @@
-/* Frames of messages with any bytes: every view lies in the frame, what is unpacked packs to something
- * that unpacks to the same, and every step takes bytes, so that reading ends.
+/* Frames of messages with any bytes: every view lies in the frame, what is unpacked packs to
+ * something that unpacks to the same, and every step takes bytes, so that reading ends.
  *
  * The first byte chooses: a frame with its head, messages alone, or records alone. */
 #include "common/assert.h"

@@ -1,5 +1,5 @@
-/* The request reader with any bytes: the same results however they are cut, nothing read outside, and
- * arguments that were read, written as a request, read back the same.
+/* The request reader with any bytes: the same results however they are cut, nothing read outside,
+ * and arguments that were read, written as a request, read back the same.
  *
  * The first byte chooses the limits, the next eight seed the chunking. */
 #include "common/assert.h"
