@@ -369,20 +369,22 @@ static enum err run_version(struct bucket *bucket, struct query *query)
 static enum err locate(struct bucket *bucket, struct query *query, struct cursor *cursor,
                        uint32_t *ret_position)
 {
-    enum err err = query->kind == QUERY_PARTITION
-                       ? locate_in_partition(bucket, query, cursor, ret_position)
-                       : locate_in_stream(bucket, query, cursor, ret_position);
-    const struct segment *segment = cursor->valid ? &bucket->segments.list[cursor->i] : NULL;
-    if (err == ERR_CORRUPT && segment != NULL && segment->index != NULL &&
-        index_is_mapped(segment->index)) {
+    for (;;) {
+        enum err err = query->kind == QUERY_PARTITION
+                           ? locate_in_partition(bucket, query, cursor, ret_position)
+                           : locate_in_stream(bucket, query, cursor, ret_position);
+        const struct segment *segment =
+            cursor->valid ? &bucket->segments.list[cursor->i] : NULL;
+        /* Its files can't be mapped, or a page of them is bad; each part is rebuilt at most once,
+         * since what is in memory is right: then the hole is in the data. */
+        if (err != ERR_CORRUPT || segment == NULL ||
+            (segment->index != NULL && !index_is_mapped(segment->index)))
+            return err;
         err = segments_rebuild(bucket, cursor->i, &cursor->i);
         cursor->valid = false;
-        if (err == ERR_OK)
-            err = query->kind == QUERY_PARTITION
-                      ? locate_in_partition(bucket, query, cursor, ret_position)
-                      : locate_in_stream(bucket, query, cursor, ret_position);
+        if (err != ERR_OK)
+            return err;
     }
-    return err;
 }
 
 static enum err locate_in_partition(struct bucket *bucket, struct query *query,
