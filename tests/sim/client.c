@@ -116,7 +116,8 @@ static void send_frame(struct client *client)
     while (client->resend_count > 0 && !client->resend_wait && client->request_count < REQUESTS_MAX) {
         uint32_t tx = client->resend[0];
         memmove(client->resend, client->resend + 1, --client->resend_count * sizeof *client->resend);
-        struct request request = {.tag = TAG_append_req, .tx = tx, .flags = APPEND_RETRY};
+        struct request request = {.tag = TAG_append_req, .tx = tx, .partition = world->model.txs[tx]->partition,
+                                  .flags = APPEND_RETRY, .watermark = UINT64_MAX};
         request_send(client, &request, &frame);
         count++;
     }
@@ -140,7 +141,9 @@ static void on_arrival_at_bucket(void *ctx, uint64_t link)
     if (client->link != link || world->over)
         return;
     struct flight *flight = pop_flight(&client->out);
-    checker_on_arrival(world, client, flight->first_request, buf_span(&flight->bytes));
+    /* A bucket that stops takes nothing in any more. */
+    if (!world->node.stopping)
+        checker_on_arrival(world, client, flight->first_request, buf_span(&flight->bytes));
     node_deliver(&world->node, client->link, buf_span(&flight->bytes));
     buf_release(&flight->bytes);
     free(flight);

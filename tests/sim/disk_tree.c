@@ -264,6 +264,8 @@ uint32_t tree_find(struct sim_disk *disk, const char *path, uint32_t *ret_dir, c
     uint32_t at = 0;
     if (ret_dir != NULL)
         *ret_dir = NO_INODE;
+    if (strcmp(path, ".") == 0)
+        return at;
     while (*path != '\0') {
         size_t len = strcspn(path, "/");
         ASSERT(len > 0 && len < DISK_NAME_MAX);
