@@ -4,10 +4,11 @@
  *   +------------------+ 0
  *   | segment header   |  4 KiB: who this file belongs to, CRC
  *   +------------------+ 4096
- *   | checkpoint       |  state of the bucket at the segment's start, twice the same bytes, each copy at a 4 KiB
- *   | checkpoint copy  |  boundary and padded to one
+ *   | checkpoint       |  state of the bucket at the segment's start, twice the same bytes, each
+ *   | checkpoint copy  |  copy at a 4 KiB boundary and padded to one
  *   +------------------+ data_start (4 KiB aligned)
- *   | batch            |  batch_head | records, each 8-byte aligned | batch_tail (the same facts again + CRC of all)
+ *   | batch            |  batch_head | records, each 8-byte aligned | batch_tail (the same facts
+ *   |                  |  again, and a CRC of the records)
  *   | batch            |
  *   | ...              |
  *   +------------------+ data_end
@@ -15,15 +16,16 @@
  *   +------------------+
  *   An open segment is preallocated beyond its end; those bytes are zeros.
  *
- * The next segment's file is prepared under the name data.new; it is renamed when header and checkpoint are synced.
- * So a data.evts without a valid header is damage, never a crash.
+ * The next segment's file is prepared under the name data.new; it is renamed when header and
+ * checkpoint are synced. So a data.evts without a valid header is damage, never a crash.
  *
- * A record is ENTRY, VOTE, CUT, HINT or REPAIRED (this version writes only the first two). An ENTRY is one whole
- * transaction:
- *   entry_head | event | event | ...      event = event_head, stream, name, metadata, payload, zeros to 8 bytes
+ * A record is ENTRY, VOTE, CUT, HINT or REPAIRED (this version writes only the first two). An ENTRY
+ * is one whole transaction:
+ *   entry_head | event | event | ...
+ *   event = event_head, stream, name, metadata, payload, zeros to 8 bytes
  *
- * Every CRC is CRC32C started with the salt of where it belongs (format_salt: cluster, bucket, segment, offset), so
- * that bytes which are right but in the wrong place are wrong. */
+ * Every CRC is CRC32C started with the salt of where it belongs (format_salt: cluster, bucket,
+ * segment, offset), so that bytes which are right but in the wrong place are wrong. */
 #pragma once
 
 #include <assert.h>
@@ -57,7 +59,8 @@ _Static_assert(sizeof(struct segment_header) == 80, "fixed layout");
 /* Followed by partition_state[partitions], ascending by partition; only those of this bucket. */
 struct checkpoint {
     uint64_t magic;
-    uint32_t crc;             /* of the copy with this field 0, partition states included; salt: 4096 for both copies */
+    uint32_t crc;             /* of the copy with this field 0, partition states included; salt: at
+                               * 4096, for both copies */
     uint32_t partitions;
     uint64_t term;
     uint64_t voted_for;       /* node + 1; 0 = nobody */
@@ -92,7 +95,7 @@ struct batch_mark {
     uint64_t number;          /* batches of a bucket count from 1, without holes */
     uint64_t offset;          /* of the head, in this segment */
     uint64_t bytes;           /* head, records and tail */
-    struct lsn synced_upto;   /* the log was known to be durable up to here when this batch was written */
+    struct lsn synced_upto;   /* the log was known to be durable so far when this was written */
     uint64_t first_idx;       /* 0 = no entries */
     uint64_t last_idx;
     uint64_t term;            /* current term and vote: copies, so that one mark alone tells them */
@@ -108,7 +111,7 @@ enum entry_kind { ENTRY_TX = 1, ENTRY_NOOP, ENTRY_CONFIG };
 
 /* Begins each record. len counts all bytes of the record, a multiple of 8. */
 struct record_head {
-    uint32_t crc;             /* of what follows this field in the head (entry_head, vote_record, ...) */
+    uint32_t crc;             /* of what follows this in the head (entry_head, vote_record) */
     uint32_t len;
     uint8_t kind;             /* enum record_kind */
     uint8_t entry_kind;
@@ -128,7 +131,8 @@ struct entry_head {
 };
 _Static_assert(sizeof(struct entry_head) == 80, "fixed layout");
 
-/* The chain is a running hash over all entries of a bucket's log, independent of place and compression:
+/* The chain is a running hash over all entries of a bucket's log, independent of place and
+ * compression:
  *   chain = XXH3_64(chain_head of the entry, seed: the chain before it)
  *   then, for each event (or the config body): chain = XXH3_64(its canonical bytes, seed: chain) */
 struct chain_head {
@@ -143,10 +147,10 @@ struct chain_head {
 };
 _Static_assert(sizeof(struct chain_head) == 72, "fixed layout");
 
-/* Body of a CONFIG entry, behind its entry_head; followed by config_voter[voters]. What follows crc is canonical:
- * byte-identical on all replicas. */
+/* Body of a CONFIG entry, behind its entry_head; followed by config_voter[voters]. What follows crc
+ * is canonical: byte-identical on all replicas. */
 struct config_body {
-    uint32_t crc;             /* of what follows this field, voters included; salt: position of this body */
+    uint32_t crc;             /* of what follows this field, voters included; salt: of this body */
     uint32_t voters;
     struct uuid group_id;     /* the cluster's id; with `bucket` it names the Raft group */
     uint32_t bucket;
@@ -164,7 +168,8 @@ _Static_assert(sizeof(struct config_voter) == 8, "fixed layout");
 
 #define EVENT_LZ4 1u
 
-/* The bytes from `event_id` to the end of the data, uncompressed, are the canonical bytes the chain covers. */
+/* The bytes from `event_id` to the end of the data, uncompressed, are the canonical bytes the chain
+ * covers. */
 struct event_head {
     uint32_t crc;             /* of the event behind this field, padding included */
     uint32_t len;             /* of the event with its padding, a multiple of 8 */

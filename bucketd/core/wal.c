@@ -4,8 +4,8 @@
 #include <lz4.h>
 #include <stdlib.h>
 
-static size_t encode_event(struct wal *wal, uint8_t *entry, size_t at, uint64_t where, uint32_t index,
-                           const struct wal_event *event, uint64_t *chain);
+static size_t encode_event(struct wal *wal, uint8_t *entry, size_t at, uint64_t where,
+                           uint32_t index, const struct wal_event *event, uint64_t *chain);
 static size_t event_compress(struct wal *wal, uint8_t *data, size_t len);
 static uint8_t *entry_begin(struct wal *wal, struct entry_head *head, size_t bound);
 static void entry_end(struct wal *wal, const struct entry_head *head, uint8_t *place, size_t len);
@@ -15,7 +15,8 @@ static void flush_work(struct job *job, struct disk *disk);
 static void flush_done(struct job *job);
 static struct wal_group *flight_group(const struct wal *wal);
 
-struct wal *wal_new(const struct wal_config *config, struct env *env, const struct wal_callbacks *callbacks)
+struct wal *wal_new(const struct wal_config *config, struct env *env,
+                    const struct wal_callbacks *callbacks)
 {
     ASSERT(config->bucket < config->bucket_count && config->partition_count <= PARTITION_COUNT_MAX);
     struct wal *wal = calloc(1, sizeof *wal);
@@ -42,7 +43,8 @@ void wal_free(struct wal *wal)
         return;
     struct disk *disk = wal->env->disk;
     /* A job that never came to its end may have opened the spare's file. */
-    struct file *created = wal->spare_job.running && wal->spare == NULL ? wal->spare_job.file : NULL;
+    struct file *created =
+        wal->spare_job.running && wal->spare == NULL ? wal->spare_job.file : NULL;
     struct file *files[] = {wal->file, wal->spare, wal->roll.old_file, created};
     for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
         if (files[i] != NULL)
@@ -59,7 +61,7 @@ void wal_free(struct wal *wal)
     free(wal);
 }
 
-/* --- what it knows ------------------------------------------------------------------------------ */
+/* --- what it knows --- */
 
 uint64_t wal_term(const struct wal *wal)
 {
@@ -154,7 +156,7 @@ static struct wal_group *flight_group(const struct wal *wal)
     return wal->flushing ? wal->flush.group : NULL;
 }
 
-/* --- appending ----------------------------------------------------------------------------------- */
+/* --- appending --- */
 
 uint64_t wal_entry_bound(const struct wal_event *events, uint32_t count)
 {
@@ -190,13 +192,16 @@ enum err wal_fits(struct wal *wal, uint64_t bound)
 }
 
 uint64_t wal_append_tx(struct wal *wal, uint32_t partition, const struct uuid *partition_key,
-                       const struct uuid *transaction_id, const struct wal_event *events, uint32_t count,
-                       uint32_t *ret_positions)
+                       const struct uuid *transaction_id, const struct wal_event *events,
+                       uint32_t count, uint32_t *ret_positions)
 {
     ASSERT(count > 0 && partition % wal->config.bucket_count == wal->config.bucket);
     uint64_t *next_seq = &wal->tail.next_seq[partition / wal->config.bucket_count];
     struct entry_head head = {
-        .record = {.kind = RECORD_ENTRY, .entry_kind = ENTRY_TX, .partition = (uint16_t)partition, .count = count},
+        .record = {.kind = RECORD_ENTRY,
+                   .entry_kind = ENTRY_TX,
+                   .partition = (uint16_t)partition,
+                   .count = count},
         .first_seq = *next_seq,
         .transaction_id = *transaction_id,
         .partition_key = *partition_key,
@@ -246,7 +251,8 @@ void wal_append_config(struct wal *wal)
     size_t covered = offsetof(struct config_body, voters);
     const uint8_t *canonical = (const uint8_t *)&body + covered;
     body.body.crc = wal_crc(wal->base, where, canonical, sizeof body - covered);
-    head.chain = wal_chain_bytes(wal_chain_entry(wal->tail.last_chain, &head), canonical, sizeof body - covered);
+    head.chain = wal_chain_bytes(wal_chain_entry(wal->tail.last_chain, &head), canonical,
+                                 sizeof body - covered);
     memcpy(entry + sizeof head, &body, sizeof body);
     entry_end(wal, &head, entry, sizeof head + sizeof body);
     wal->tail.config_idx = head.idx;
@@ -255,7 +261,8 @@ void wal_append_config(struct wal *wal)
 void wal_append_vote(struct wal *wal, uint64_t term, uint64_t voted_for)
 {
     ASSERT(term > wal->tail.term);
-    struct vote_record vote = {.record = {.kind = RECORD_VOTE}, .term = term, .voted_for = voted_for};
+    struct vote_record vote = {
+        .record = {.kind = RECORD_VOTE}, .term = term, .voted_for = voted_for};
     vote.record.len = sizeof vote;
     uint8_t *place = buf_reserve(&wal->open->bytes, sizeof vote);
     memcpy(place, &vote, sizeof vote);
@@ -300,10 +307,10 @@ static void record_end(struct wal *wal, uint8_t *place, size_t head_len, size_t 
     ASSERT(where + len + sizeof(struct batch_mark) + WAL_RESERVE_BYTES <= wal->zeroed_end);
 }
 
-/* `at`: of the event in its entry, which begins at `where` in the file. The chain covers the bytes before compression.
- * Returns the event's length. */
-static size_t encode_event(struct wal *wal, uint8_t *entry, size_t at, uint64_t where, uint32_t index,
-                           const struct wal_event *event, uint64_t *chain)
+/* `at`: of the event in its entry, which begins at `where` in the file. The chain covers the bytes
+ * before compression. Returns the event's length. */
+static size_t encode_event(struct wal *wal, uint8_t *entry, size_t at, uint64_t where,
+                           uint32_t index, const struct wal_event *event, uint64_t *chain)
 {
     ASSERT(event->stream.len <= STREAM_ID_LEN_MAX && event->name.len <= EVENT_NAME_LEN_MAX);
     size_t data_len = event->metadata.len + event->payload.len;
@@ -358,7 +365,7 @@ static size_t event_compress(struct wal *wal, uint8_t *data, size_t len)
     return (size_t)got;
 }
 
-/* --- groups -------------------------------------------------------------------------------------- */
+/* --- groups --- */
 
 void wal_group_open(struct wal *wal, struct wal_group *group)
 {
@@ -401,7 +408,8 @@ void wal_group_finish(struct wal_group *group, uint32_t base)
     memcpy(bytes, &mark, sizeof mark);
 
     memcpy(&mark, bytes + tail_at, sizeof mark);
-    mark.body_crc = wal_crc(base, group->at.offset + sizeof mark, bytes + sizeof mark, tail_at - sizeof mark);
+    mark.body_crc =
+        wal_crc(base, group->at.offset + sizeof mark, bytes + sizeof mark, tail_at - sizeof mark);
     mark.crc = wal_crc(base, group->at.offset + tail_at, &mark, sizeof mark);
     memcpy(bytes + tail_at, &mark, sizeof mark);
 }
@@ -415,7 +423,8 @@ void wal_flush(struct wal *wal)
 bool wal_flush_witness(struct wal *wal)
 {
     bool room = wal->head.offset + WAL_RESERVE_BYTES <= wal->zeroed_end;
-    if (!wal->witness_due || wal->flushing || wal->failed || wal->open->records > 0 || wal->sealed || !room)
+    if (!wal->witness_due || wal->flushing || wal->failed || wal->open->records > 0 ||
+        wal->sealed || !room)
         return false;
     flush_start(wal);
     return true;
@@ -456,7 +465,8 @@ static void flush_work(struct job *base, struct disk *disk)
     }
     wal_group_finish(group, job->base);
     job->what = "write of a batch";
-    job->result = disk->ops->pwrite(disk, group->file, group->at.offset, group->bytes.ptr, group->bytes.len);
+    job->result =
+        disk->ops->pwrite(disk, group->file, group->at.offset, group->bytes.ptr, group->bytes.len);
     if (job->result != ERR_OK)
         return;
     job->what = "sync of a batch";
@@ -473,10 +483,12 @@ static void flush_done(struct job *base)
         wal_failed(wal, job->result, job->what);
         return;
     }
-    wal->durable = (struct lsn){.segment = group->at.segment, .offset = group->at.offset + group->bytes.len};
+    wal->durable =
+        (struct lsn){.segment = group->at.segment, .offset = group->at.offset + group->bytes.len};
     wal->durable_idx = max_u64(wal->durable_idx, group->last_idx);
     if (wal->callbacks.on_durable != NULL)
-        wal->callbacks.on_durable(wal->callbacks.ctx, wal->durable_idx, group->at, buf_span(&group->bytes));
+        wal->callbacks.on_durable(wal->callbacks.ctx, wal->durable_idx, group->at,
+                                  buf_span(&group->bytes));
     wal->flushing = false;
     wal_space_poll(wal);
 }

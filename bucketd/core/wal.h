@@ -1,9 +1,11 @@
-/* The log of a bucket: batches in segment files, group commit, rollover, recovery (REPLICATION.md 2 and 6, format.h).
+/* The log of a bucket: batches in segment files, group commit, rollover, recovery (REPLICATION.md 2
+ * and 6, format.h).
  *
- * Writing. Records are encoded into the open group; wal_flush hands the group to a job (one write, one fdatasync) and
- * opens the next group; only one flush is in flight. When its job is done, wal calls on_durable. Space is preallocated and
- * zeroed ahead by a job, and the next segment's file is prepared ahead too, so that a full disk is met before a write
- * needs the room: then wal_fits says no, and nothing of the record has been encoded.
+ * Writing. Records are encoded into the open group; wal_flush hands the group to a job (one write,
+ * one fdatasync) and opens the next group; only one flush is in flight. When its job is done, wal
+ * calls on_durable. Space is preallocated and zeroed ahead by a job, and the next segment's file is
+ * prepared ahead too, so that a full disk is met before a write needs the room: then wal_fits says
+ * no, and nothing of the record has been encoded.
  *
  * Any error of a flush is final: env->fatal. */
 #pragma once
@@ -31,12 +33,13 @@ struct wal_event {
 /* An entry as recovery and verify show it; events are read with wal_entry_event. */
 struct wal_entry {
     uint64_t segment;
-    uint64_t offset;                /* of its entry_head */
-    const struct entry_head *head;  /* in the bytes that follow it */
-    struct span bytes;              /* the whole record */
+    uint64_t offset;               /* of its entry_head */
+    const struct entry_head *head; /* in the bytes that follow it */
+    struct span bytes;             /* the whole record */
 };
 
-/* A decoded event: views into the bytes it was decoded from, or into `scratch` where it was compressed. */
+/* A decoded event: views into the bytes it was decoded from, or into `scratch` where it was
+ * compressed. */
 struct event_view {
     struct uuid event_id, partition_key, transaction_id;
     uint32_t partition;
@@ -48,34 +51,39 @@ struct wal_callbacks {
     void *ctx;
     /* Recovery: every entry of the newest segment in order. */
     void (*on_entry)(void *ctx, const struct wal_entry *entry);
-    /* The group that contained entries up to last_idx is durable. `written`: its bytes, which lie at `at` in the file; they
-     * are valid during this call, in which wal_flush starts nothing (wal_flushing is still true). */
+    /* The group that contained entries up to last_idx is durable. `written`: its bytes, which lie
+     * at `at` in the file; they are valid during this call, in which wal_flush starts nothing
+     * (wal_flushing is still true). */
     void (*on_durable)(void *ctx, uint64_t last_idx, struct lsn at, struct span written);
-    /* The group about to be encoded will open this new segment: the one before is complete (its index can be written once
-     * the group is durable). Called before any record of the new segment gets its position. */
+    /* The group about to be encoded will open this new segment: the one before is complete (its
+     * index can be written once the group is durable). Called before any record of the new segment
+     * gets its position. */
     void (*on_roll)(void *ctx, uint64_t new_segment);
     /* Preparing space has ended, well or not: ask wal_fits again for what is waiting. */
     void (*on_space)(void *ctx);
 };
 
-struct wal *wal_new(const struct wal_config *config, struct env *env, const struct wal_callbacks *callbacks);
+struct wal *wal_new(const struct wal_config *config, struct env *env,
+                    const struct wal_callbacks *callbacks);
 void wal_free(struct wal *wal);
 
-/* Creates the first segment or recovers: the newest segment is scanned and on_entry called for each of its entries; a torn
- * tail is cut; rot is never cut (then `damaged`: what is whole before and behind the hole was delivered, and the wal takes no
- * records); the last batch is written again and synced, the space behind it zeroed. The caller's next step is a new term:
- * wal_append_vote and wal_append_noop, as soon as wal_fits(WAL_TERM_BOUND) allows (on a full disk not at once).
- * Errors: ERR_CORRUPT (the directory belongs to another cluster, bucket or format, a segment is missing, or both copies of
- * the newest checkpoint are bad; the log line names it), ERR_FULL (first start), ERR_IO. */
+/* Creates the first segment or recovers: the newest segment is scanned and on_entry called for each
+ * of its entries; a torn tail is cut; rot is never cut (then `damaged`: what is whole before and
+ * behind the hole was delivered, and the wal takes no records); the last batch is written again and
+ * synced, the space behind it zeroed. The caller's next step is a new term: wal_append_vote and
+ * wal_append_noop, as soon as wal_fits(WAL_TERM_BOUND) allows (on a full disk not at once). Errors:
+ * ERR_CORRUPT (the directory belongs to another cluster, bucket or format, a segment is missing, or
+ * both copies of the newest checkpoint are bad; the log line names it), ERR_FULL (first start),
+ * ERR_IO. */
 struct wal_recovery {
-    uint64_t segments;          /* existing, the newest included */
-    uint64_t first_segment;     /* oldest existing number */
-    uint64_t segment;           /* the newest */
+    uint64_t segments;      /* existing, the newest included */
+    uint64_t first_segment; /* oldest existing number */
+    uint64_t segment;       /* the newest */
     uint64_t data_start, data_end;
-    uint64_t entries, events;   /* in the newest segment */
-    uint64_t torn_bytes;        /* cut */
+    uint64_t entries, events; /* in the newest segment */
+    uint64_t torn_bytes;      /* cut */
     bool created;
-    bool damaged;               /* rot in the newest segment: read what is whole, append nothing */
+    bool damaged; /* rot in the newest segment: read what is whole, append nothing */
     uint64_t damage_offset;
 };
 enum err wal_open(struct wal *wal, struct wal_recovery *ret_recovery) MUST_CHECK;
@@ -101,15 +109,17 @@ uint64_t wal_entry_max(const struct wal *wal);
 /* For a vote and a noop together. */
 #define WAL_TERM_BOUND (sizeof(struct vote_record) + sizeof(struct entry_head))
 
-/* Whether records of this bound (wal_entry_bound, <= wal_entry_max) can be encoded now. ERR_OK; ERR_AGAIN: not now, but after
- * the flush of the open group, the running flush, or the running preparation of space (the caller keeps the request, calls
- * wal_flush, and tries again after on_durable or on_space); ERR_FULL: the disk has no room; ERR_CORRUPT: damaged, never. */
+/* Whether records of this bound (wal_entry_bound, <= wal_entry_max) can be encoded now. ERR_OK;
+ * ERR_AGAIN: not now, but after the flush of the open group, the running flush, or the running
+ * preparation of space (the caller keeps the request, calls wal_flush, and tries again after
+ * on_durable or on_space); ERR_FULL: the disk has no room; ERR_CORRUPT: damaged, never. */
 enum err wal_fits(struct wal *wal, uint64_t bound) MUST_CHECK;
 
-/* Encodes one transaction (after wal_fits said yes). Sets first_seq by the partition's next_seq and moves it. positions[i]
- * receives the offset / 8 of event i in wal_segment(). Returns the idx. */
-uint64_t wal_append_tx(struct wal *wal, uint32_t partition, const struct uuid *partition_key, const struct uuid *transaction_id,
-                       const struct wal_event *events, uint32_t count, uint32_t *ret_positions);
+/* Encodes one transaction (after wal_fits said yes). Sets first_seq by the partition's next_seq and
+ * moves it. positions[i] receives the offset / 8 of event i in wal_segment(). Returns the idx. */
+uint64_t wal_append_tx(struct wal *wal, uint32_t partition, const struct uuid *partition_key,
+                       const struct uuid *transaction_id, const struct wal_event *events,
+                       uint32_t count, uint32_t *ret_positions);
 uint64_t wal_append_noop(struct wal *wal);
 /* A new term with a vote for oneself (voted_for = node + 1), in the open group. */
 void wal_append_vote(struct wal *wal, uint64_t term, uint64_t voted_for);
@@ -119,8 +129,8 @@ bool wal_pending(const struct wal *wal);
 bool wal_flushing(const struct wal *wal);
 /* Starts the flush of the open group if none is running and there is something to flush. */
 void wal_flush(struct wal *wal);
-/* The idle witness: an empty batch that says the last one was synced. True where one is due (something was written
- * since the last witness) and was started. */
+/* The idle witness: an empty batch that says the last one was synced. True where one is due
+ * (something was written since the last witness) and was started. */
 bool wal_flush_witness(struct wal *wal);
 /* Jobs in flight (flush, preallocation, preparation of the next segment). */
 bool wal_busy(const struct wal *wal);
@@ -128,8 +138,8 @@ bool wal_disk_full(const struct wal *wal);
 /* Tries again after ERR_FULL: call now and then (bucket_turn does so every 200 ms). */
 void wal_retry_space(struct wal *wal);
 
-/* Bytes that are in the log but perhaps not yet in the file (open group, group in flight): empty span where [offset, offset +
- * len) of this segment isn't wholly among them. */
+/* Bytes that are in the log but perhaps not yet in the file (open group, group in flight): empty
+ * span where [offset, offset + len) of this segment isn't wholly among them. */
 struct span wal_tail_bytes(const struct wal *wal, uint64_t segment, uint64_t offset, size_t len);
 /* Where durable data of this segment ends (its whole data for a sealed one: UINT64_MAX). */
 uint64_t wal_durable_end(const struct wal *wal, uint64_t segment);
@@ -137,35 +147,46 @@ uint64_t wal_durable_end(const struct wal *wal, uint64_t segment);
 /* --- decoding; pure --- */
 /* Path of a segment's directory, "segments/0000000003"; returns text. */
 const char *wal_segment_dir(uint64_t segment, char text[static 32]);
-/* From the first bytes of an event (its event_head at least, else ERR_TRUNCATED): how far before it its entry's head is,
- * and its length. Only plausibility is checked here (ERR_CORRUPT): wal_decode_event checks all of it. */
-enum err wal_event_extent(struct span bytes, uint32_t *ret_entry_distance, uint32_t *ret_len) MUST_CHECK;
-/* Decodes and verifies one event given the bytes of its entry_head (80) and of the event itself; offsets are theirs in the
- * segment. ERR_CORRUPT: a CRC, length or link is wrong. scratch is used for decompression and must outlive the view. */
-enum err wal_decode_event(const struct format_salt *salt, uint64_t entry_offset, struct span entry_head_bytes,
-                          uint64_t event_offset, struct span event_bytes, struct buf *scratch, struct event_view *ret_event) MUST_CHECK;
-/* Iterates over the events of an entry, verifying each: offset starts at sizeof(struct entry_head); ERR_NOTFOUND at the end
- * (at once for a NOOP or CONFIG). *ret_position: offset / 8 of the event in its segment. */
-enum err wal_entry_event(const struct wal_entry *entry, const struct format_salt *salt, uint64_t *offset, struct buf *scratch,
-                         struct event_view *ret_event, uint32_t *ret_position) MUST_CHECK;
+/* From the first bytes of an event (its event_head at least, else ERR_TRUNCATED): how far before it
+ * its entry's head is, and its length. Only plausibility is checked here (ERR_CORRUPT):
+ * wal_decode_event checks all of it. */
+enum err wal_event_extent(struct span bytes, uint32_t *ret_entry_distance,
+                          uint32_t *ret_len) MUST_CHECK;
+/* Decodes and verifies one event given the bytes of its entry_head (80) and of the event itself;
+ * offsets are theirs in the segment. ERR_CORRUPT: a CRC, length or link is wrong. scratch is used
+ * for decompression and must outlive the view. */
+enum err wal_decode_event(const struct format_salt *salt, uint64_t entry_offset,
+                          struct span entry_head_bytes, uint64_t event_offset,
+                          struct span event_bytes, struct buf *scratch,
+                          struct event_view *ret_event) MUST_CHECK;
+/* Iterates over the events of an entry, verifying each: offset starts at sizeof(struct entry_head);
+ * ERR_NOTFOUND at the end (at once for a NOOP or CONFIG). *ret_position: offset / 8 of the event in
+ * its segment. */
+enum err wal_entry_event(const struct wal_entry *entry, const struct format_salt *salt,
+                         uint64_t *offset, struct buf *scratch, struct event_view *ret_event,
+                         uint32_t *ret_position) MUST_CHECK;
 
 /* --- whole segments, for rebuild, verify and dump --- */
 enum wal_problem { WAL_TORN = 1, WAL_ROT };
 struct wal_scan {
     void *ctx;
-    void (*on_batch)(void *ctx, const struct batch_mark *head);                 /* may be NULL */
-    void (*on_record)(void *ctx, uint64_t offset, const struct record_head *record); /* may be NULL */
-    void (*on_entry)(void *ctx, const struct wal_entry *entry);                 /* may be NULL */
-    void (*on_problem)(void *ctx, enum wal_problem, uint64_t offset, const char *what); /* may be NULL */
+    void (*on_batch)(void *ctx, const struct batch_mark *head); /* may be NULL */
+    void (*on_record)(void *ctx, uint64_t offset,
+                      const struct record_head *record);        /* may be NULL */
+    void (*on_entry)(void *ctx, const struct wal_entry *entry); /* may be NULL */
+    void (*on_problem)(void *ctx, enum wal_problem, uint64_t offset,
+                       const char *what); /* may be NULL */
 };
 struct wal_scan_result {
     struct segment_header header;
     struct checkpoint checkpoint;
     bool sealed;
-    struct segment_footer footer;   /* where sealed */
+    struct segment_footer footer; /* where sealed */
     uint64_t data_end, batches, entries, events, last_idx, last_term, last_chain;
     uint64_t problems;
 };
-/* Reads one data.evts whole in bounded pieces, checks every CRC, idx, chain and sequence, decompresses every event. */
-enum err wal_scan_segment(struct disk *disk, uint64_t segment, const struct format_salt *salt, const struct wal_scan *scan,
+/* Reads one data.evts whole in bounded pieces, checks every CRC, idx, chain and sequence,
+ * decompresses every event. */
+enum err wal_scan_segment(struct disk *disk, uint64_t segment, const struct format_salt *salt,
+                          const struct wal_scan *scan,
                           struct wal_scan_result *ret_result) MUST_CHECK;

@@ -11,7 +11,8 @@
 #define CANONICAL_HEAD (sizeof(struct event_head) - CANONICAL_AT)
 
 static enum err event_lengths_check(const struct event_head *head);
-static enum err event_expand(const struct event_head *head, const uint8_t *event, struct buf *scratch);
+static enum err event_expand(const struct event_head *head, const uint8_t *event,
+                             struct buf *scratch);
 
 const char *wal_segment_dir(uint64_t segment, char text[static 32])
 {
@@ -32,8 +33,9 @@ enum err wal_event_extent(struct span bytes, uint32_t *ret_entry_distance, uint3
     return ERR_OK;
 }
 
-enum err wal_decode_event(const struct format_salt *salt, uint64_t entry_offset, struct span entry_head_bytes,
-                          uint64_t event_offset, struct span event_bytes, struct buf *scratch,
+enum err wal_decode_event(const struct format_salt *salt, uint64_t entry_offset,
+                          struct span entry_head_bytes, uint64_t event_offset,
+                          struct span event_bytes, struct buf *scratch,
                           struct event_view *ret_event)
 {
     struct entry_head head;
@@ -42,26 +44,30 @@ enum err wal_decode_event(const struct format_salt *salt, uint64_t entry_offset,
     memcpy(&head, entry_head_bytes.ptr, sizeof head);
     uint32_t base = wal_salt_base(salt);
     size_t covered = offsetof(struct record_head, len);
-    if (head.record.crc != wal_crc(base, entry_offset, entry_head_bytes.ptr + covered, sizeof head - covered) ||
+    if (head.record.crc !=
+            wal_crc(base, entry_offset, entry_head_bytes.ptr + covered, sizeof head - covered) ||
         head.record.kind != RECORD_ENTRY || head.record.entry_kind != ENTRY_TX)
         return ERR_CORRUPT;
     struct wal_decoded decoded;
-    enum err err = wal_decode(base, entry_offset, &head, event_offset, event_bytes, scratch, &decoded);
+    enum err err =
+        wal_decode(base, entry_offset, &head, event_offset, event_bytes, scratch, &decoded);
     if (err != ERR_OK)
         return err;
     *ret_event = decoded.view;
     return ERR_OK;
 }
 
-enum err wal_entry_event(const struct wal_entry *entry, const struct format_salt *salt, uint64_t *offset,
-                         struct buf *scratch, struct event_view *ret_event, uint32_t *ret_position)
+enum err wal_entry_event(const struct wal_entry *entry, const struct format_salt *salt,
+                         uint64_t *offset, struct buf *scratch, struct event_view *ret_event,
+                         uint32_t *ret_position)
 {
     if (entry->head->record.entry_kind != ENTRY_TX || *offset >= entry->bytes.len)
         return ERR_NOTFOUND;
     struct wal_decoded decoded;
     struct span rest = span_of(entry->bytes.ptr + *offset, entry->bytes.len - *offset);
     uint64_t at = entry->offset + *offset;
-    enum err err = wal_decode(wal_salt_base(salt), entry->offset, entry->head, at, rest, scratch, &decoded);
+    enum err err =
+        wal_decode(wal_salt_base(salt), entry->offset, entry->head, at, rest, scratch, &decoded);
     if (err != ERR_OK)
         return err;
     *ret_event = decoded.view;
@@ -70,8 +76,9 @@ enum err wal_entry_event(const struct wal_entry *entry, const struct format_salt
     return ERR_OK;
 }
 
-enum err wal_decode(uint32_t base, uint64_t entry_offset, const struct entry_head *head, uint64_t event_offset,
-                    struct span bytes, struct buf *scratch, struct wal_decoded *ret)
+enum err wal_decode(uint32_t base, uint64_t entry_offset, const struct entry_head *head,
+                    uint64_t event_offset, struct span bytes, struct buf *scratch,
+                    struct wal_decoded *ret)
 {
     struct event_head event;
     if (bytes.len < sizeof event)
@@ -83,7 +90,8 @@ enum err wal_decode(uint32_t base, uint64_t entry_offset, const struct entry_hea
     if (event.crc != wal_crc(base, event_offset, bytes.ptr + covered, event.len - covered))
         return ERR_CORRUPT;
     if (event_offset < entry_offset || event_offset - entry_offset != event.entry_distance ||
-        event.index >= head->record.count || (uint64_t)event.entry_distance + event.len > head->record.len)
+        event.index >= head->record.count ||
+        (uint64_t)event.entry_distance + event.len > head->record.len)
         return ERR_CORRUPT;
 
     const uint8_t *canonical = bytes.ptr + CANONICAL_AT;
@@ -130,7 +138,8 @@ static enum err event_lengths_check(const struct event_head *head)
 }
 
 /* Puts the canonical bytes of a compressed event into scratch. */
-static enum err event_expand(const struct event_head *head, const uint8_t *event, struct buf *scratch)
+static enum err event_expand(const struct event_head *head, const uint8_t *event,
+                             struct buf *scratch)
 {
     size_t plain = CANONICAL_HEAD + head->stream_len + head->name_len;
     size_t data = (size_t)head->metadata_len + head->payload_len;
@@ -142,7 +151,7 @@ static enum err event_expand(const struct event_head *head, const uint8_t *event
     return got == (int)data ? ERR_OK : ERR_CORRUPT;
 }
 
-/* --- checksums ----------------------------------------------------------------------------------- */
+/* --- checksums --- */
 
 uint32_t wal_salt_base(const struct format_salt *salt)
 {
@@ -165,8 +174,8 @@ uint32_t wal_crc_struct(uint32_t base, uint64_t where, const void *bytes, size_t
 
 bool wal_mark_valid(uint32_t base, uint64_t where, const struct batch_mark *mark, uint64_t magic)
 {
-    return mark->magic == magic &&
-           mark->crc == wal_crc_struct(base, where, mark, sizeof *mark, offsetof(struct batch_mark, crc));
+    return mark->magic == magic && mark->crc == wal_crc_struct(base, where, mark, sizeof *mark,
+                                                               offsetof(struct batch_mark, crc));
 }
 
 uint64_t wal_chain_entry(uint64_t chain, const struct entry_head *head)

@@ -1,10 +1,12 @@
-/* The fixed front of a segment file (header, checkpoint) and its footer; reading a file through a window. */
+/* The fixed front of a segment file (header, checkpoint) and its footer; reading a file through a
+ * window. */
 #include "bucketd/core/wal_internal.h"
 
 #include <stdlib.h>
 
 static enum err header_read(struct wal_reader *reader, const struct format_salt *salt,
-                            const struct segment_header *expected, struct wal_front *ret, struct buf *what);
+                            const struct segment_header *expected, struct wal_front *ret,
+                            struct buf *what);
 static enum err header_compare(const struct segment_header *header, const struct format_salt *salt,
                                const struct segment_header *expected, struct buf *what);
 static enum err checkpoint_read(struct wal_reader *reader, uint32_t base, struct wal_front *ret,
@@ -12,8 +14,8 @@ static enum err checkpoint_read(struct wal_reader *reader, uint32_t base, struct
 static enum err footer_read(struct wal_reader *reader, uint32_t base, struct wal_front *front);
 
 enum err wal_front_read(struct wal_reader *reader, const struct format_salt *salt,
-                        const struct segment_header *expected, struct wal_front *ret, uint64_t **ret_next_seq,
-                        struct buf *what)
+                        const struct segment_header *expected, struct wal_front *ret,
+                        uint64_t **ret_next_seq, struct buf *what)
 {
     *ret = (struct wal_front){0};
     enum err err = header_read(reader, salt, expected, ret, what);
@@ -25,10 +27,11 @@ enum err wal_front_read(struct wal_reader *reader, const struct format_salt *sal
     return footer_read(reader, wal_salt_base(salt), ret);
 }
 
-/* The salt is part of the CRC, so a header of another cluster would look damaged: its own claim is what it is checked
- * with, then the claim is compared. */
+/* The salt is part of the CRC, so a header of another cluster would look damaged: its own claim is
+ * what it is checked with, then the claim is compared. */
 static enum err header_read(struct wal_reader *reader, const struct format_salt *salt,
-                            const struct segment_header *expected, struct wal_front *ret, struct buf *what)
+                            const struct segment_header *expected, struct wal_front *ret,
+                            struct buf *what)
 {
     const uint8_t *bytes = NULL;
     enum err err = wal_reader_get(reader, 0, FORMAT_BLOCK, &bytes);
@@ -37,8 +40,8 @@ static enum err header_read(struct wal_reader *reader, const struct format_salt 
     if (err == ERR_OK) {
         struct segment_header *header = &ret->header;
         memcpy(header, bytes, sizeof *header);
-        struct format_salt own = {.cluster_id = header->cluster_id, .bucket = header->bucket,
-                                  .segment = header->segment};
+        struct format_salt own = {
+            .cluster_id = header->cluster_id, .bucket = header->bucket, .segment = header->segment};
         uint32_t crc = wal_crc_struct(wal_salt_base(&own), 0, bytes, FORMAT_BLOCK,
                                       offsetof(struct segment_header, crc));
         if (header->magic == SEGMENT_MAGIC && header->crc == crc)
@@ -63,13 +66,18 @@ static enum err header_compare(const struct segment_header *header, const struct
         buf_printf(what, "cluster id: expected %.36s, found %.36s", wanted, found);
         return ERR_CORRUPT;
     }
-    const struct { const char *name; uint64_t expected, found; bool always; } facts[] = {
+    const struct {
+        const char *name;
+        uint64_t expected, found;
+        bool always;
+    } facts[] = {
         {"format version", FORMAT_VERSION, header->version, true},
         {"bucket", salt->bucket, header->bucket, true},
         {"segment number", salt->segment, header->segment, true},
         {"node", expected ? expected->node : 0, header->node, false},
         {"bucket count", expected ? expected->bucket_count : 0, header->bucket_count, false},
-        {"partition count", expected ? expected->partition_count : 0, header->partition_count, false},
+        {"partition count", expected ? expected->partition_count : 0, header->partition_count,
+         false},
     };
     for (size_t i = 0; i < sizeof facts / sizeof facts[0]; i++) {
         if (facts[i].expected != facts[i].found && (facts[i].always || expected != NULL)) {
@@ -80,7 +88,9 @@ static enum err header_compare(const struct segment_header *header, const struct
     }
     bool plausible = header->bucket_count > 0 && header->partition_count <= PARTITION_COUNT_MAX &&
                      header->bucket < header->bucket_count;
-    uint32_t slots = plausible ? wal_slot_count(header->bucket, header->bucket_count, header->partition_count) : 0;
+    uint32_t slots =
+        plausible ? wal_slot_count(header->bucket, header->bucket_count, header->partition_count)
+                  : 0;
     if (!plausible || header->data_start != wal_data_start(slots)) {
         buf_printf(what, "segment header contradicts itself");
         return ERR_CORRUPT;
@@ -96,14 +106,16 @@ static enum err checkpoint_read(struct wal_reader *reader, uint32_t base, struct
     size_t len = sizeof(struct checkpoint) + slots * sizeof(struct partition_state);
     for (unsigned copy = 0; copy < 2; copy++) {
         const uint8_t *bytes = NULL;
-        enum err err = wal_reader_get(reader, FORMAT_BLOCK + copy * align_up(len, FORMAT_BLOCK), len, &bytes);
+        enum err err =
+            wal_reader_get(reader, FORMAT_BLOCK + copy * align_up(len, FORMAT_BLOCK), len, &bytes);
         if (err != ERR_OK && err != ERR_TRUNCATED)
             return err;
         struct checkpoint checkpoint = {0};
         if (err == ERR_OK)
             memcpy(&checkpoint, bytes, sizeof checkpoint);
         if (checkpoint.magic != CHECKPOINT_MAGIC || checkpoint.partitions != slots ||
-            checkpoint.crc != wal_crc_struct(base, FORMAT_BLOCK, bytes, len, offsetof(struct checkpoint, crc))) {
+            checkpoint.crc !=
+                wal_crc_struct(base, FORMAT_BLOCK, bytes, len, offsetof(struct checkpoint, crc))) {
             ret->checkpoints_bad++;
             continue;
         }
@@ -135,14 +147,16 @@ static enum err footer_read(struct wal_reader *reader, uint32_t base, struct wal
         return err;
     struct segment_footer footer;
     memcpy(&footer, bytes, sizeof footer);
-    uint32_t crc = wal_crc_struct(base, where, &footer, sizeof footer, offsetof(struct segment_footer, crc));
+    uint32_t crc =
+        wal_crc_struct(base, where, &footer, sizeof footer, offsetof(struct segment_footer, crc));
     front->sealed = footer.magic == FOOTER_MAGIC && footer.crc == crc && footer.data_end == where;
     if (front->sealed)
         front->footer = footer;
     return ERR_OK;
 }
 
-/* --- reading through a window --------------------------------------------------------------------- */
+/* --- reading through a window
+ * --------------------------------------------------------------------- */
 
 enum err wal_reader_open(struct wal_reader *reader, struct disk *disk, const char *path)
 {
@@ -164,7 +178,8 @@ void wal_reader_close(struct wal_reader *reader)
     *reader = (struct wal_reader){0};
 }
 
-enum err wal_reader_get(struct wal_reader *reader, uint64_t offset, size_t len, const uint8_t **ret_bytes)
+enum err wal_reader_get(struct wal_reader *reader, uint64_t offset, size_t len,
+                        const uint8_t **ret_bytes)
 {
     if (offset > reader->size || len > reader->size - offset)
         return ERR_TRUNCATED;
@@ -174,8 +189,8 @@ enum err wal_reader_get(struct wal_reader *reader, uint64_t offset, size_t len, 
         buf_clear(&reader->window, WAL_GROUP_BYTES * 2);
         reader->start = offset;
         buf_reserve(&reader->window, want);
-        enum err err =
-            reader->disk->ops->pread(reader->disk, reader->file, offset, reader->window.ptr, want, &got);
+        enum err err = reader->disk->ops->pread(reader->disk, reader->file, offset,
+                                                reader->window.ptr, want, &got);
         if (err != ERR_OK)
             return err;
         reader->window.len = got;

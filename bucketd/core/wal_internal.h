@@ -1,5 +1,6 @@
-/* What the files of the log share among themselves: wal.c (open group, append, flush), wal_segment.c (files, space,
- * rollover), wal_recover.c (start), wal_scan.c (reading segments), wal_decode.c (checks and decoding; pure). */
+/* What the files of the log share among themselves: wal.c (open group, append, flush),
+ * wal_segment.c (files, space, rollover), wal_recover.c (start), wal_scan.c (reading segments),
+ * wal_decode.c (checks and decoding; pure). */
 #pragma once
 
 #include "bucketd/core/wal.h"
@@ -21,22 +22,18 @@
 #define WAL_SPARE_AT_ONCE_BYTES (1ull << 20)
 /* Compression is tried from this many bytes of metadata and payload on. */
 #define WAL_COMPRESS_BYTES_MIN 128u
-#define WAL_READ_BYTES (1u << 20)
+#define WAL_READ_BYTES         (1u << 20)
 
-/* --- wal_decode.c ------------------------------------------------------------------------------ */
+/* --- wal_decode.c --- */
 
 /* CRC state over the part of the salt that is the same in a whole segment. */
 uint32_t wal_salt_base(const struct format_salt *salt);
 
-static inline bool wal_magic_is(const uint8_t *bytes, uint64_t magic)
-{
-    return load_u64(bytes) == magic;
-}
-
 /* CRC of bytes that lie at `where`. */
 uint32_t wal_crc(uint32_t base, uint64_t where, const void *bytes, size_t len);
 /* CRC of a struct at `where` whose 4-byte crc field at crc_at counts as zeros. */
-uint32_t wal_crc_struct(uint32_t base, uint64_t where, const void *bytes, size_t len, size_t crc_at);
+uint32_t wal_crc_struct(uint32_t base, uint64_t where, const void *bytes, size_t len,
+                        size_t crc_at);
 
 uint64_t wal_chain_entry(uint64_t chain, const struct entry_head *head);
 uint64_t wal_chain_bytes(uint64_t chain, const void *bytes, size_t len);
@@ -51,26 +48,28 @@ struct wal_decoded {
     uint32_t len;
 };
 /* `bytes` begins at the event and may be longer than it. */
-enum err wal_decode(uint32_t base, uint64_t entry_offset, const struct entry_head *head, uint64_t event_offset,
-                    struct span bytes, struct buf *scratch, struct wal_decoded *ret) MUST_CHECK;
+enum err wal_decode(uint32_t base, uint64_t entry_offset, const struct entry_head *head,
+                    uint64_t event_offset, struct span bytes, struct buf *scratch,
+                    struct wal_decoded *ret) MUST_CHECK;
 
-static inline uint32_t wal_slot_count(uint32_t bucket, uint32_t bucket_count, uint32_t partition_count)
+static inline uint32_t wal_slot_count(uint32_t bucket, uint32_t bucket_count,
+                                      uint32_t partition_count)
 {
     return bucket >= partition_count ? 0 : (partition_count - bucket - 1) / bucket_count + 1;
 }
 
-/* --- state of the log at one place ----------------------------------------------------------- */
+/* --- state of the log at one place --- */
 
 struct wal_state {
     uint64_t term, voted_for;
     uint64_t last_idx, last_term, last_chain;
-    uint64_t batch_no;   /* of the last batch */
+    uint64_t batch_no; /* of the last batch */
     uint64_t config_idx;
-    uint64_t events;     /* stored in the bucket up to here */
-    uint64_t *next_seq;  /* by slot = partition / bucket_count */
+    uint64_t events;    /* stored in the bucket up to here */
+    uint64_t *next_seq; /* by slot = partition / bucket_count */
 };
 
-/* --- wal_scan.c -------------------------------------------------------------------------------- */
+/* --- wal_scan.c --- */
 
 /* A file read through a window. */
 struct wal_reader {
@@ -78,28 +77,31 @@ struct wal_reader {
     struct file *file;
     uint64_t size;
     struct buf window;
-    uint64_t start;      /* offset of the window's first byte */
+    uint64_t start; /* offset of the window's first byte */
 };
 enum err wal_reader_open(struct wal_reader *reader, struct disk *disk, const char *path) MUST_CHECK;
 void wal_reader_close(struct wal_reader *reader);
-/* *ret_bytes stays valid until the next call; aligned as `offset` is. ERR_TRUNCATED: the file ends before. */
-enum err wal_reader_get(struct wal_reader *reader, uint64_t offset, size_t len, const uint8_t **ret_bytes) MUST_CHECK;
+/* *ret_bytes stays valid until the next call; aligned as `offset` is. ERR_TRUNCATED: the file ends
+ * before. */
+enum err wal_reader_get(struct wal_reader *reader, uint64_t offset, size_t len,
+                        const uint8_t **ret_bytes) MUST_CHECK;
 
 /* The fixed front part and, where there is one, the footer. */
 struct wal_front {
     struct segment_header header;
-    bool header_bad;             /* damaged; then `header` is made from the salt and the counts given */
+    bool header_bad; /* damaged; then `header` is made from the salt and the counts given */
     struct checkpoint checkpoint;
-    unsigned checkpoints_bad;    /* copies, 0..2 */
+    unsigned checkpoints_bad; /* copies, 0..2 */
     bool sealed;
     struct segment_footer footer;
 };
-/* Reads it all. `expected` (may be NULL: whatever the header says, if it is of the salt's bucket) also stands in for a header
- * that is damaged. *ret_next_seq: malloc'ed, by slot. ERR_CORRUPT, with text in `what`: the header is whole but says something
- * else than expected; it is damaged and nothing was expected; both copies of the checkpoint are bad. */
+/* Reads it all. `expected` (may be NULL: whatever the header says, if it is of the salt's bucket)
+ * also stands in for a header that is damaged. *ret_next_seq: malloc'ed, by slot. ERR_CORRUPT, with
+ * text in `what`: the header is whole but says something else than expected; it is damaged and
+ * nothing was expected; both copies of the checkpoint are bad. */
 enum err wal_front_read(struct wal_reader *reader, const struct format_salt *salt,
-                        const struct segment_header *expected, struct wal_front *ret, uint64_t **ret_next_seq,
-                        struct buf *what) MUST_CHECK;
+                        const struct segment_header *expected, struct wal_front *ret,
+                        uint64_t **ret_next_seq, struct buf *what) MUST_CHECK;
 /* What a header of this configuration looks like, without its CRC. */
 struct segment_header wal_header_make(const struct wal_config *config, uint64_t segment);
 
@@ -109,11 +111,11 @@ struct wal_pass {
     struct format_salt salt;
     uint32_t bucket_count, partition_count;
     const struct wal_scan *scan;
-    bool deep;               /* every event and the chain too */
-    bool complete;           /* nothing can be torn: sealed, or another segment follows */
+    bool deep;     /* every event and the chain too */
+    bool complete; /* nothing can be torn: sealed, or another segment follows */
     uint64_t data_start;
-    uint64_t data_limit;     /* where the footer begins, or the file ends */
-    struct wal_state state;  /* at data_start; moved along */
+    uint64_t data_limit;    /* where the footer begins, or the file ends */
+    struct wal_state state; /* at data_start; moved along */
 
     uint32_t base;
     uint64_t data_end;
@@ -121,24 +123,24 @@ struct wal_pass {
     uint64_t last_offset, last_bytes, last_records; /* the last batch */
     uint64_t torn_bytes;
     uint64_t problems, rots, rot_offset; /* first rot */
-    bool gap;                /* the batch before this one is missing */
-    bool gapped;             /* one was */
+    bool gap;                            /* the batch before this one is missing */
+    bool gapped;                         /* one was */
     struct buf scratch;
 };
 /* Sets the pass to the front's data and state (but for next_seq). */
 void wal_pass_begin(struct wal_pass *pass, const struct wal_front *front);
 enum err wal_pass_run(struct wal_pass *pass) MUST_CHECK;
 
-/* --- the writer --------------------------------------------------------------------------------- */
+/* --- the writer --- */
 
 /* The bytes of one batch, head first. */
 struct wal_group {
     struct buf bytes;
-    struct lsn at;           /* of its head */
+    struct lsn at; /* of its head */
     struct file *file;
     uint64_t first_idx, last_idx;
     uint32_t records;
-    bool rolls;              /* opens a new segment */
+    bool rolls; /* opens a new segment */
 };
 
 /* What the flush of a group that opens a new segment does before it. */
@@ -149,17 +151,17 @@ struct wal_roll {
     bool footer_needed;
     struct segment_footer footer;
     struct segment_header header;
-    struct buf checkpoint;   /* one copy */
+    struct buf checkpoint; /* one copy */
 };
 
 struct wal_flush_job {
     struct job job;
     struct wal *wal;
     struct wal_group *group;
-    struct wal_roll *roll;   /* NULL: none */
+    struct wal_roll *roll; /* NULL: none */
     uint32_t base;
     enum err result;
-    const char *what;        /* that failed */
+    const char *what; /* that failed */
 };
 
 /* Allocates and zeroes [from, to) of a file: the open segment's, or the spare's, which it makes. */
@@ -183,19 +185,19 @@ struct wal {
 
     struct wal_state tail;
     uint64_t durable_idx;
-    struct lsn durable;          /* end of what is synced */
-    struct lsn head;             /* where the open group's batch begins */
+    struct lsn durable; /* end of what is synced */
+    struct lsn head;    /* where the open group's batch begins */
     uint64_t *checkpoint_seq;
     uint64_t events_before;
 
     /* The segment records go to. */
     struct file *file;
-    uint64_t zeroed_end;         /* allocated and zeroed up to here */
-    uint64_t data_limit;         /* groups, reserve included, end here at the latest */
+    uint64_t zeroed_end; /* allocated and zeroed up to here */
+    uint64_t data_limit; /* groups, reserve included, end here at the latest */
     uint64_t step;
     uint64_t segment_batches, segment_entries, segment_events, segment_first_idx;
-    uint32_t base;               /* salt */
-    bool sealed;                 /* complete on disk: the next group must roll */
+    uint32_t base; /* salt */
+    bool sealed;   /* complete on disk: the next group must roll */
     bool witness_due;
 
     /* The next one. */
@@ -206,22 +208,23 @@ struct wal {
     struct wal_group *open;
     struct wal_flush_job flush;
     struct wal_roll roll;
-    struct wal_space_job ahead;      /* extends the open segment */
-    struct wal_space_job spare_job;  /* makes or extends the spare */
+    struct wal_space_job ahead;     /* extends the open segment */
+    struct wal_space_job spare_job; /* makes or extends the spare */
     struct buf compressed;
     void *lz4;
     uint8_t *zeros;
 
     uint64_t disk_bytes;
     bool flushing, disk_full, damaged, failed;
-    bool opening;                /* in wal_open: space is prepared at once, not by jobs */
+    bool opening; /* in wal_open: space is prepared at once, not by jobs */
 };
 
 /* wal.c */
 void wal_group_open(struct wal *wal, struct wal_group *group);
 /* Encodes the CONFIG entry of idx 1, made from the settings. */
 void wal_append_config(struct wal *wal);
-/* Completes head and tail of a group: number, CRCs. `synced` and `hint` as known when it is written. */
+/* Completes head and tail of a group: number, CRCs. `synced` and `hint` as known when it is
+ * written. */
 void wal_group_mark(struct wal *wal, struct wal_group *group);
 void wal_group_finish(struct wal_group *group, uint32_t base);
 void wal_failed(struct wal *wal, enum err err, const char *what);
@@ -235,13 +238,15 @@ uint64_t wal_data_start(uint32_t slots);
 uint64_t wal_step(const struct wal_config *config);
 /* Renders one copy of the checkpoint of the tail state, without CRC. */
 void wal_checkpoint_make(const struct wal *wal, struct buf *out);
-/* The head moves to the beginning of a segment that is about to be opened; the tail is its checkpoint's state. */
+/* The head moves to the beginning of a segment that is about to be opened; the tail is its
+ * checkpoint's state. */
 void wal_segment_begin(struct wal *wal, uint64_t segment, struct file *file, uint64_t zeroed_end);
 /* Writes header and both copies; not synced. */
-enum err wal_front_write(struct disk *disk, struct file *file, uint32_t base, struct segment_header *header,
-                         struct buf *checkpoint) MUST_CHECK;
+enum err wal_front_write(struct disk *disk, struct file *file, uint32_t base,
+                         struct segment_header *header, struct buf *checkpoint) MUST_CHECK;
 /* Writes it, cuts the file behind it, syncs. */
-enum err wal_footer_write(struct disk *disk, struct file *file, uint32_t base, struct segment_footer *footer) MUST_CHECK;
+enum err wal_footer_write(struct disk *disk, struct file *file, uint32_t base,
+                          struct segment_footer *footer) MUST_CHECK;
 /* Gives data.new its name, durably. */
 enum err wal_publish(struct disk *disk, uint64_t segment) MUST_CHECK;
 /* Whether records of `bound` fit behind the open group's records; starts what is missing. */
@@ -252,5 +257,5 @@ void wal_space_poll(struct wal *wal);
 enum err wal_spare_prepare(struct wal_space_job *job, struct disk *disk) MUST_CHECK;
 enum err wal_roll_write(struct wal_flush_job *job, struct disk *disk) MUST_CHECK;
 /* Writes zeros to [from, to), synced piece by piece. */
-enum err wal_zero(struct disk *disk, struct file *file, const uint8_t *zeros, uint64_t from, uint64_t to,
-                  uint64_t *ret_reached) MUST_CHECK;
+enum err wal_zero(struct disk *disk, struct file *file, const uint8_t *zeros, uint64_t from,
+                  uint64_t to, uint64_t *ret_reached) MUST_CHECK;

@@ -1,5 +1,6 @@
-/* The log's start: creates the first segment, or recovers from the newest (REPLICATION.md 6). Every step can be repeated:
- * a crash at any disk operation in here leaves what the next start recovers to the same state. */
+/* The log's start: creates the first segment, or recovers from the newest (REPLICATION.md 6). Every
+ * step can be repeated: a crash at any disk operation in here leaves what the next start recovers
+ * to the same state. */
 #include "bucketd/core/wal_internal.h"
 
 #include <stdlib.h>
@@ -14,10 +15,11 @@ static enum err leftover_remove(struct disk *disk, uint64_t segment);
 static enum err segments_check(struct wal *wal, const struct listing *listing);
 static enum err create_first(struct wal *wal);
 static enum err create_write(struct wal *wal, struct disk *disk);
-static enum err newest_read(struct wal *wal, struct wal_reader *reader, struct wal_recovery *recovery,
-                            struct wal_front *front, struct wal_pass *pass);
-static void newest_adopt(struct wal *wal, const struct wal_reader *reader, const struct wal_front *front,
-                         const struct wal_pass *pass);
+static enum err newest_read(struct wal *wal, struct wal_reader *reader,
+                            struct wal_recovery *recovery, struct wal_front *front,
+                            struct wal_pass *pass);
+static void newest_adopt(struct wal *wal, const struct wal_reader *reader,
+                         const struct wal_front *front, const struct wal_pass *pass);
 static enum err newest_settle(struct wal *wal, struct wal_reader *reader, struct wal_front *front,
                               const struct wal_pass *pass);
 static enum err newest_zero(struct wal *wal, struct wal_reader *reader);
@@ -82,7 +84,7 @@ enum err wal_open(struct wal *wal, struct wal_recovery *ret_recovery)
     return err;
 }
 
-/* --- which segments there are ------------------------------------------------------------------- */
+/* --- which segments there are --- */
 
 /* A newest directory without data.evts is what a crash left of a spare: it is removed. */
 static enum err segments_list(struct wal *wal, struct listing *listing)
@@ -142,7 +144,8 @@ static enum err segments_check(struct wal *wal, const struct listing *listing)
         char path[48];
         struct file *file = NULL;
         wal_data_path(expected, false, path);
-        enum err err = segment == expected ? disk->ops->open(disk, path, OPEN_READ, &file) : ERR_NOTFOUND;
+        enum err err =
+            segment == expected ? disk->ops->open(disk, path, OPEN_READ, &file) : ERR_NOTFOUND;
         if (err == ERR_NOTFOUND) {
             log_error(wal->env->log, "wal.segment_missing", "path=%s", path);
             return ERR_CORRUPT;
@@ -158,7 +161,8 @@ static enum err segments_check(struct wal *wal, const struct listing *listing)
     return ERR_OK;
 }
 
-/* --- the first start -------------------------------------------------------------------------------- */
+/* --- the first start
+ * -------------------------------------------------------------------------------- */
 
 /* Writes segment 0 with the CONFIG entry as idx 1, then it is recovered like any other. */
 static enum err create_first(struct wal *wal)
@@ -172,8 +176,9 @@ static enum err create_first(struct wal *wal)
     job->segment = 0;
     job->zeros = wal->zeros;
     job->need = align_up(data_start + WAL_DATA_BYTES_MIN, FORMAT_BLOCK);
-    job->to = max_u64(job->need, min_u64(align_up(data_start + wal_step(&wal->config), FORMAT_BLOCK),
-                                         wal_limit(&wal->config, data_start)));
+    job->to =
+        max_u64(job->need, min_u64(align_up(data_start + wal_step(&wal->config), FORMAT_BLOCK),
+                                   wal_limit(&wal->config, data_start)));
     err = wal_spare_prepare(job, disk);
     if (err == ERR_OK) {
         wal_segment_begin(wal, 0, job->file, job->reached);
@@ -205,10 +210,12 @@ static enum err create_write(struct wal *wal, struct disk *disk)
     return err == ERR_OK ? wal_publish(disk, 0) : err;
 }
 
-/* --- the newest segment ----------------------------------------------------------------------------- */
+/* --- the newest segment
+ * ----------------------------------------------------------------------------- */
 
-static enum err newest_read(struct wal *wal, struct wal_reader *reader, struct wal_recovery *recovery,
-                            struct wal_front *front, struct wal_pass *pass)
+static enum err newest_read(struct wal *wal, struct wal_reader *reader,
+                            struct wal_recovery *recovery, struct wal_front *front,
+                            struct wal_pass *pass)
 {
     struct wal_scan scan = {.ctx = wal, .on_entry = recover_entry, .on_problem = recover_problem};
     struct segment_header expected = wal_header_make(&wal->config, recovery->segment);
@@ -220,7 +227,8 @@ static enum err newest_read(struct wal *wal, struct wal_reader *reader, struct w
         .partition_count = wal->config.partition_count,
         .scan = &scan,
     };
-    enum err err = wal_front_read(reader, &pass->salt, &expected, front, &pass->state.next_seq, &what);
+    enum err err =
+        wal_front_read(reader, &pass->salt, &expected, front, &pass->state.next_seq, &what);
     if (err == ERR_CORRUPT)
         log_error(wal->env->log, "wal.refused", "segment=%llu what=\"%.*s\"",
                   (unsigned long long)recovery->segment, (int)what.len, (const char *)what.ptr);
@@ -230,7 +238,8 @@ static enum err newest_read(struct wal *wal, struct wal_reader *reader, struct w
     if (front->header_bad)
         recover_problem(wal, WAL_ROT, 0, "segment header");
     if (front->checkpoints_bad > 0)
-        recover_problem(wal, WAL_ROT, FORMAT_BLOCK, "one copy of the checkpoint; the other is used");
+        recover_problem(wal, WAL_ROT, FORMAT_BLOCK,
+                        "one copy of the checkpoint; the other is used");
     memcpy(wal->checkpoint_seq, pass->state.next_seq, wal->slots * sizeof(uint64_t));
     wal->events_before = front->checkpoint.events;
     pass->complete = front->sealed;
@@ -239,7 +248,8 @@ static enum err newest_read(struct wal *wal, struct wal_reader *reader, struct w
     pass->scan = NULL;
     bool empty = err == ERR_OK && pass->state.last_idx == 0;
     if (empty)
-        recover_problem(wal, WAL_ROT, pass->data_start, "the first entry, which was synced before the file had its name");
+        recover_problem(wal, WAL_ROT, pass->data_start,
+                        "the first entry, which was synced before the file had its name");
     recovery->data_start = pass->data_start;
     recovery->data_end = pass->data_end;
     recovery->entries = pass->entries;
@@ -252,15 +262,16 @@ static enum err newest_read(struct wal *wal, struct wal_reader *reader, struct w
 }
 
 /* What the segment says becomes the writer's state. */
-static void newest_adopt(struct wal *wal, const struct wal_reader *reader, const struct wal_front *front,
-                         const struct wal_pass *pass)
+static void newest_adopt(struct wal *wal, const struct wal_reader *reader,
+                         const struct wal_front *front, const struct wal_pass *pass)
 {
     uint64_t *next_seq = wal->tail.next_seq;
     memcpy(next_seq, pass->state.next_seq, wal->slots * sizeof(uint64_t));
     wal->tail = pass->state;
     wal->tail.next_seq = next_seq;
     wal->durable_idx = wal->tail.last_idx;
-    wal->head = wal->durable = (struct lsn){.segment = pass->salt.segment, .offset = pass->data_end};
+    wal->head = wal->durable =
+        (struct lsn){.segment = pass->salt.segment, .offset = pass->data_end};
     wal->base = pass->base;
     wal->data_limit = wal_limit(&wal->config, pass->data_start);
     wal->step = wal_step(&wal->config);
@@ -273,8 +284,8 @@ static void newest_adopt(struct wal *wal, const struct wal_reader *reader, const
     wal->witness_due = pass->batches > 0 && pass->last_records > 0;
 }
 
-/* The last batch may be in the page cache only (a failed sync drops it there in silence): it is written again and
- * synced before anything rests on it. Nothing of a torn batch stays behind it. */
+/* The last batch may be in the page cache only (a failed sync drops it there in silence): it is
+ * written again and synced before anything rests on it. Nothing of a torn batch stays behind it. */
 static enum err newest_settle(struct wal *wal, struct wal_reader *reader, struct wal_front *front,
                               const struct wal_pass *pass)
 {
@@ -328,8 +339,9 @@ static enum err newest_zero(struct wal *wal, struct wal_reader *reader)
     return err == ERR_OK ? disk->ops->sync(disk, wal->file) : err;
 }
 
-/* Writes zeros over what a torn batch left behind the head. Mostly there is nothing: zeros are left as they are, since to
- * write and sync some 16 MiB of them took longer than all the rest of a start. */
+/* Writes zeros over what a torn batch left behind the head. Mostly there is nothing: zeros are left
+ * as they are, since to write and sync some 16 MiB of them took longer than all the rest of a
+ * start. */
 static enum err zero_leftovers(struct wal *wal, struct wal_reader *reader, uint64_t *ret_reached)
 {
     struct disk *disk = wal->env->disk;

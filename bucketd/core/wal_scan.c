@@ -1,31 +1,35 @@
-/* Reading a segment from its front to its end: the pass that recovery and verify share. It tells a torn tail from rot. */
+/* Reading a segment from its front to its end: the pass that recovery and verify share. It tells a
+ * torn tail from rot. */
 #include "bucketd/core/wal_internal.h"
 
 #include <stdlib.h>
 
 /* What lies behind a bad place. */
 struct wal_behind {
-    bool synced;          /* a later mark knows that the bad place had been synced */
-    uint64_t next_head;   /* the next valid batch head, 0: none */
-    uint64_t nonzero_end; /* behind the last byte that isn't zero; the bad place itself where all are */
+    bool synced;        /* a later mark knows that the bad place had been synced */
+    uint64_t next_head; /* the next valid batch head, 0: none */
+    uint64_t
+        nonzero_end; /* behind the last byte that isn't zero; the bad place itself where all are */
 };
 
-static enum err pass_bad_place(struct wal_pass *pass, bool whole, const char *what, uint64_t *offset,
-                               bool *ret_end);
+static enum err pass_bad_place(struct wal_pass *pass, bool whole, const char *what,
+                               uint64_t *offset, bool *ret_end);
 static enum err batch_read(struct wal_pass *pass, uint64_t offset, struct batch_mark *ret_head,
                            const uint8_t **ret_bytes, const char **ret_what);
-static const char *batch_apply(struct wal_pass *pass, uint64_t offset, const struct batch_mark *head,
-                               const uint8_t *bytes);
-static const char *record_apply(struct wal_pass *pass, uint64_t offset, struct span rest, uint64_t *first_idx);
+static const char *batch_apply(struct wal_pass *pass, uint64_t offset,
+                               const struct batch_mark *head, const uint8_t *bytes);
+static const char *record_apply(struct wal_pass *pass, uint64_t offset, struct span rest,
+                                uint64_t *first_idx);
 static const char *entry_apply(struct wal_pass *pass, uint64_t offset, struct span bytes);
 static const char *chain_check(struct wal_pass *pass, uint64_t offset, struct span bytes);
 static enum err look_behind(struct wal_pass *pass, uint64_t bad, struct wal_behind *ret);
-static void behind_mark(const struct wal_pass *pass, uint64_t bad, uint64_t at, const uint8_t *bytes,
-                        struct wal_behind *behind);
+static void behind_mark(const struct wal_pass *pass, uint64_t bad, uint64_t at,
+                        const uint8_t *bytes, struct wal_behind *behind);
 static void footer_compare(struct wal_pass *pass, const struct segment_footer *footer);
-static void problem(struct wal_pass *pass, enum wal_problem kind, uint64_t offset, const char *what);
+static void problem(struct wal_pass *pass, enum wal_problem kind, uint64_t offset,
+                    const char *what);
 
-/* --- whole segments ------------------------------------------------------------------------------ */
+/* --- whole segments --- */
 
 enum err wal_scan_segment(struct disk *disk, uint64_t segment, const struct format_salt *salt,
                           const struct wal_scan *scan, struct wal_scan_result *ret_result)
@@ -63,10 +67,18 @@ enum err wal_scan_segment(struct disk *disk, uint64_t segment, const struct form
         problem(&pass, WAL_ROT, 0, (const char *)what.ptr);
     }
     *ret_result = (struct wal_scan_result){
-        .header = front.header, .checkpoint = front.checkpoint, .sealed = front.sealed, .footer = front.footer,
-        .data_end = pass.data_end, .batches = pass.batches, .entries = pass.entries, .events = pass.events,
-        .last_idx = pass.state.last_idx, .last_term = pass.state.last_term,
-        .last_chain = pass.state.last_chain, .problems = pass.problems,
+        .header = front.header,
+        .checkpoint = front.checkpoint,
+        .sealed = front.sealed,
+        .footer = front.footer,
+        .data_end = pass.data_end,
+        .batches = pass.batches,
+        .entries = pass.entries,
+        .events = pass.events,
+        .last_idx = pass.state.last_idx,
+        .last_term = pass.state.last_term,
+        .last_chain = pass.state.last_chain,
+        .problems = pass.problems,
     };
     free(pass.state.next_seq);
     buf_release(&pass.scratch);
@@ -79,7 +91,8 @@ static void footer_compare(struct wal_pass *pass, const struct segment_footer *f
 {
     bool same = footer->batches == pass->batches && footer->entries == pass->entries &&
                 footer->events == pass->events && footer->last_idx == pass->state.last_idx &&
-                footer->last_batch == pass->state.batch_no && footer->last_chain == pass->state.last_chain &&
+                footer->last_batch == pass->state.batch_no &&
+                footer->last_chain == pass->state.last_chain &&
                 footer->first_idx == pass->first_idx;
     if (!same && pass->problems == 0)
         problem(pass, WAL_ROT, footer->data_end, "footer disagrees with the batches");
@@ -94,7 +107,7 @@ static void problem(struct wal_pass *pass, enum wal_problem kind, uint64_t offse
         pass->scan->on_problem(pass->scan->ctx, kind, offset, what);
 }
 
-/* --- the pass over the batches ------------------------------------------------------------------- */
+/* --- the pass over the batches --- */
 
 void wal_pass_begin(struct wal_pass *pass, const struct wal_front *front)
 {
@@ -145,10 +158,10 @@ enum err wal_pass_run(struct wal_pass *pass)
     return ERR_OK;
 }
 
-/* Torn: the end. Rot: goes on at the next valid batch, if there is one. A batch that is `whole` but contradicts itself
- * was never torn. */
-static enum err pass_bad_place(struct wal_pass *pass, bool whole, const char *what, uint64_t *offset,
-                               bool *ret_end)
+/* Torn: the end. Rot: goes on at the next valid batch, if there is one. A batch that is `whole` but
+ * contradicts itself was never torn. */
+static enum err pass_bad_place(struct wal_pass *pass, bool whole, const char *what,
+                               uint64_t *offset, bool *ret_end)
 {
     struct wal_behind behind;
     enum err err = look_behind(pass, *offset, &behind);
@@ -181,9 +194,10 @@ static enum err batch_read(struct wal_pass *pass, uint64_t offset, struct batch_
         return err;
     struct batch_mark head, tail;
     memcpy(&head, *ret_bytes, sizeof head);
-    bool number_ok = pass->gap ? head.number > pass->state.batch_no : head.number == pass->state.batch_no + 1;
-    if (!wal_mark_valid(pass->base, offset, &head, BATCH_HEAD_MAGIC) || head.offset != offset || !number_ok ||
-        head.bytes < WAL_WITNESS_BYTES || head.bytes % 8 != 0)
+    bool number_ok =
+        pass->gap ? head.number > pass->state.batch_no : head.number == pass->state.batch_no + 1;
+    if (!wal_mark_valid(pass->base, offset, &head, BATCH_HEAD_MAGIC) || head.offset != offset ||
+        !number_ok || head.bytes < WAL_WITNESS_BYTES || head.bytes % 8 != 0)
         return ERR_OK;
     *ret_what = "batch cut off";
     if (head.bytes > room)
@@ -197,7 +211,8 @@ static enum err batch_read(struct wal_pass *pass, uint64_t offset, struct batch_
     memcpy(&tail, *ret_bytes + tail_at, sizeof tail);
     size_t same = offsetof(struct batch_mark, number);
     if (!wal_mark_valid(pass->base, offset + tail_at, &tail, BATCH_TAIL_MAGIC) ||
-        memcmp((const uint8_t *)&head + same, (const uint8_t *)&tail + same, sizeof head - same) != 0)
+        memcmp((const uint8_t *)&head + same, (const uint8_t *)&tail + same, sizeof head - same) !=
+            0)
         return ERR_OK;
     *ret_what = "batch body";
     uint64_t body = tail_at - sizeof head;
@@ -208,8 +223,8 @@ static enum err batch_read(struct wal_pass *pass, uint64_t offset, struct batch_
     return ERR_OK;
 }
 
-static const char *batch_apply(struct wal_pass *pass, uint64_t offset, const struct batch_mark *head,
-                               const uint8_t *bytes)
+static const char *batch_apply(struct wal_pass *pass, uint64_t offset,
+                               const struct batch_mark *head, const uint8_t *bytes)
 {
     uint64_t end = head->bytes - sizeof *head, first_idx = 0;
     uint32_t records = 0;
@@ -220,26 +235,29 @@ static const char *batch_apply(struct wal_pass *pass, uint64_t offset, const str
         pass->state.voted_for = head->voted_for;
     }
     for (uint64_t at = sizeof *head; at < end; records++) {
-        const char *what = record_apply(pass, offset + at, span_of(bytes + at, end - at), &first_idx);
+        const char *what =
+            record_apply(pass, offset + at, span_of(bytes + at, end - at), &first_idx);
         if (what != NULL)
             return what;
         at += ((const struct record_head *)(const void *)(bytes + at))->len;
     }
     if (records != head->records || first_idx != head->first_idx ||
-        (first_idx != 0 && pass->state.last_idx != head->last_idx) || head->term != pass->state.term ||
-        head->voted_for != pass->state.voted_for)
+        (first_idx != 0 && pass->state.last_idx != head->last_idx) ||
+        head->term != pass->state.term || head->voted_for != pass->state.voted_for)
         return "batch contradicts its records";
     pass->state.batch_no = head->number;
     return NULL;
 }
 
-static const char *record_apply(struct wal_pass *pass, uint64_t offset, struct span rest, uint64_t *first_idx)
+static const char *record_apply(struct wal_pass *pass, uint64_t offset, struct span rest,
+                                uint64_t *first_idx)
 {
     struct record_head record;
     if (rest.len < sizeof record)
         return "record cut off";
     memcpy(&record, rest.ptr, sizeof record);
-    size_t head_len = record.kind == RECORD_ENTRY ? sizeof(struct entry_head) : sizeof(struct vote_record);
+    size_t head_len =
+        record.kind == RECORD_ENTRY ? sizeof(struct entry_head) : sizeof(struct vote_record);
     if (record.kind != RECORD_ENTRY && record.kind != RECORD_VOTE)
         return "record kind of a later version";
     if (record.len < head_len || record.len > rest.len || record.len % 8 != 0)
@@ -248,7 +266,8 @@ static const char *record_apply(struct wal_pass *pass, uint64_t offset, struct s
     if (record.crc != wal_crc(pass->base, offset, rest.ptr + covered, head_len - covered))
         return "record head";
     if (pass->scan->on_record != NULL)
-        pass->scan->on_record(pass->scan->ctx, offset, (const struct record_head *)(const void *)rest.ptr);
+        pass->scan->on_record(pass->scan->ctx, offset,
+                              (const struct record_head *)(const void *)rest.ptr);
     if (record.kind == RECORD_ENTRY) {
         const char *what = entry_apply(pass, offset, span_of(rest.ptr, record.len));
         if (what == NULL && *first_idx == 0)
@@ -301,7 +320,8 @@ static const char *entry_apply(struct wal_pass *pass, uint64_t offset, struct sp
     if (pass->entries++ == 0)
         pass->first_idx = head->idx;
     pass->events += head->record.count;
-    struct wal_entry entry = {.segment = pass->salt.segment, .offset = offset, .head = head, .bytes = bytes};
+    struct wal_entry entry = {
+        .segment = pass->salt.segment, .offset = offset, .head = head, .bytes = bytes};
     if (pass->scan->on_entry != NULL)
         pass->scan->on_entry(pass->scan->ctx, &entry);
     return NULL;
@@ -316,8 +336,8 @@ static const char *chain_check(struct wal_pass *pass, uint64_t offset, struct sp
     if (head->record.entry_kind == ENTRY_CONFIG) {
         size_t covered = offsetof(struct config_body, voters);
         if (bytes.len < at + sizeof(struct config_body) ||
-            load_u32(bytes.ptr + at) !=
-                wal_crc(pass->base, offset + at, bytes.ptr + at + covered, bytes.len - at - covered))
+            load_u32(bytes.ptr + at) != wal_crc(pass->base, offset + at, bytes.ptr + at + covered,
+                                                bytes.len - at - covered))
             return "config body";
         chain = wal_chain_bytes(chain, bytes.ptr + at + covered, bytes.len - at - covered);
         at = bytes.len;
@@ -325,7 +345,8 @@ static const char *chain_check(struct wal_pass *pass, uint64_t offset, struct sp
     for (uint32_t i = 0; i < head->record.count; i++) {
         struct wal_decoded event;
         struct span rest = span_of(bytes.ptr + at, bytes.len - at);
-        if (wal_decode(pass->base, offset, head, offset + at, rest, &pass->scratch, &event) != ERR_OK ||
+        if (wal_decode(pass->base, offset, head, offset + at, rest, &pass->scratch, &event) !=
+                ERR_OK ||
             event.index != i)
             return "event";
         chain = wal_chain_bytes(chain, event.canonical.ptr, event.canonical.len);
@@ -336,7 +357,7 @@ static const char *chain_check(struct wal_pass *pass, uint64_t offset, struct sp
     return chain == head->chain ? NULL : "chain";
 }
 
-/* --- behind a bad place -------------------------------------------------------------------------- */
+/* --- behind a bad place --- */
 
 static enum err look_behind(struct wal_pass *pass, uint64_t bad, struct wal_behind *ret)
 {
@@ -368,8 +389,8 @@ static enum err look_behind(struct wal_pass *pass, uint64_t bad, struct wal_behi
     return ERR_OK;
 }
 
-static void behind_mark(const struct wal_pass *pass, uint64_t bad, uint64_t at, const uint8_t *bytes,
-                        struct wal_behind *behind)
+static void behind_mark(const struct wal_pass *pass, uint64_t bad, uint64_t at,
+                        const uint8_t *bytes, struct wal_behind *behind)
 {
     struct batch_mark mark;
     memcpy(&mark, bytes, sizeof mark);

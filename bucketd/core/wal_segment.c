@@ -1,4 +1,5 @@
-/* The log's files: space prepared ahead of the head, the next segment's file, and the change from one to the next. */
+/* The log's files: space prepared ahead of the head, the next segment's file, and the change from
+ * one to the next. */
 #include "bucketd/core/wal_internal.h"
 
 #include <stdio.h>
@@ -16,7 +17,8 @@ static void space_start(struct wal *wal, struct wal_space_job *job);
 static void space_done(struct wal *wal, struct wal_space_job *job, uint64_t *zeroed);
 static enum err space_get(struct wal_space_job *job, struct disk *disk);
 
-/* --- names and sizes ------------------------------------------------------------------------------ */
+/* --- names and sizes
+ * ------------------------------------------------------------------------------ */
 
 void wal_data_path(uint64_t segment, bool is_new, char text[static 48])
 {
@@ -40,7 +42,8 @@ uint64_t wal_data_start(uint32_t slots)
     return FORMAT_BLOCK + 2 * align_up(checkpoint_len(slots), FORMAT_BLOCK);
 }
 
-/* The configured size, but never so little that the front leaves no room: half of it is for data in any case. */
+/* The configured size, but never so little that the front leaves no room: half of it is for data in
+ * any case. */
 uint64_t wal_limit(const struct wal_config *config, uint64_t data_start)
 {
     uint64_t data_min = max_u64(config->segment_bytes / 2, WAL_DATA_BYTES_MIN);
@@ -49,10 +52,12 @@ uint64_t wal_limit(const struct wal_config *config, uint64_t data_start)
 
 uint64_t wal_step(const struct wal_config *config)
 {
-    return align_up(min_u64(max_u64(config->segment_bytes / 16, WAL_STEP_MIN), WAL_STEP_MAX), FORMAT_BLOCK);
+    return align_up(min_u64(max_u64(config->segment_bytes / 16, WAL_STEP_MIN), WAL_STEP_MAX),
+                    FORMAT_BLOCK);
 }
 
-/* --- room for the next record ---------------------------------------------------------------------- */
+/* --- room for the next record
+ * ---------------------------------------------------------------------- */
 
 enum err wal_space_fits(struct wal *wal, uint64_t bound)
 {
@@ -79,14 +84,16 @@ void wal_space_poll(struct wal *wal)
     uint64_t wanted = min_u64(used + wal->step, wal->data_limit);
     if (!wal->sealed && wal->zeroed_end < wanted)
         space_ahead(wal, wanted);
-    bool spare_soon = wal->sealed || wal->data_limit <= WAL_SPARE_AT_ONCE_BYTES || used > wal->data_limit / 2;
+    bool spare_soon =
+        wal->sealed || wal->data_limit <= WAL_SPARE_AT_ONCE_BYTES || used > wal->data_limit / 2;
     if (spare_soon && wal->spare == NULL)
         space_spare(wal, 0);
 }
 
 void wal_retry_space(struct wal *wal)
 {
-    if (!wal->disk_full || wal->failed || wal->damaged || wal->ahead.running || wal->spare_job.running)
+    if (!wal->disk_full || wal->failed || wal->damaged || wal->ahead.running ||
+        wal->spare_job.running)
         return;
     uint64_t used = wal->open->at.offset + wal->open->bytes.len;
     uint64_t wanted = min_u64(used + wal->step, wal->data_limit);
@@ -110,7 +117,8 @@ static void space_ahead(struct wal *wal, uint64_t need)
     job->zeros = wal->zeros;
     job->from = wal->zeroed_end;
     job->need = align_up(need, FORMAT_BLOCK);
-    job->to = max_u64(job->need, min_u64(align_up(wal->zeroed_end + wal->step, FORMAT_BLOCK), wal->data_limit));
+    job->to = max_u64(
+        job->need, min_u64(align_up(wal->zeroed_end + wal->step, FORMAT_BLOCK), wal->data_limit));
     space_start(wal, job);
 }
 
@@ -128,7 +136,8 @@ static void space_spare(struct wal *wal, uint64_t need)
     job->segment = wal->head.segment + 1;
     job->zeros = wal->zeros;
     job->from = wal->spare != NULL ? wal->spare_zeroed : 0;
-    job->need = min_u64(align_up(max_u64(need, data_start + WAL_DATA_BYTES_MIN), FORMAT_BLOCK), limit);
+    job->need =
+        min_u64(align_up(max_u64(need, data_start + WAL_DATA_BYTES_MIN), FORMAT_BLOCK), limit);
     job->to = max_u64(job->need, min_u64(align_up(data_start + wal->step, FORMAT_BLOCK), limit));
     space_start(wal, job);
 }
@@ -166,7 +175,8 @@ static enum err space_roll(struct wal *wal, uint64_t bound)
     return ERR_OK;
 }
 
-/* --- rollover ---------------------------------------------------------------------------------------- */
+/* --- rollover
+ * ---------------------------------------------------------------------------------------- */
 
 static void roll(struct wal *wal)
 {
@@ -191,7 +201,8 @@ static void roll(struct wal *wal)
     };
     roll->old_base = wal->base;
     if (!wal->sealed)
-        wal->disk_bytes -= wal->zeroed_end - min_u64(wal->zeroed_end, data_end + sizeof roll->footer);
+        wal->disk_bytes -=
+            wal->zeroed_end - min_u64(wal->zeroed_end, data_end + sizeof roll->footer);
     wal_segment_begin(wal, wal->head.segment + 1, wal->spare, wal->spare_zeroed);
     wal->spare = NULL;
     wal->spare_zeroed = 0;
@@ -264,8 +275,8 @@ void wal_checkpoint_make(const struct wal *wal, struct buf *out)
     }
 }
 
-/* In the pool. The old segment is complete and synced before the new one can be seen; the new one's front is synced
- * before it gets its name. */
+/* In the pool. The old segment is complete and synced before the new one can be seen; the new one's
+ * front is synced before it gets its name. */
 enum err wal_roll_write(struct wal_flush_job *job, struct disk *disk)
 {
     struct wal_roll *roll = job->roll;
@@ -289,18 +300,20 @@ enum err wal_roll_write(struct wal_flush_job *job, struct disk *disk)
     return ERR_OK;
 }
 
-enum err wal_footer_write(struct disk *disk, struct file *file, uint32_t base, struct segment_footer *footer)
+enum err wal_footer_write(struct disk *disk, struct file *file, uint32_t base,
+                          struct segment_footer *footer)
 {
     uint64_t where = footer->data_end;
-    footer->crc = wal_crc_struct(base, where, footer, sizeof *footer, offsetof(struct segment_footer, crc));
+    footer->crc =
+        wal_crc_struct(base, where, footer, sizeof *footer, offsetof(struct segment_footer, crc));
     enum err err = disk->ops->pwrite(disk, file, where, footer, sizeof *footer);
     if (err == ERR_OK)
         err = disk->ops->truncate(disk, file, where + sizeof *footer);
     return err == ERR_OK ? disk->ops->sync(disk, file) : err;
 }
 
-enum err wal_front_write(struct disk *disk, struct file *file, uint32_t base, struct segment_header *header,
-                         struct buf *checkpoint)
+enum err wal_front_write(struct disk *disk, struct file *file, uint32_t base,
+                         struct segment_header *header, struct buf *checkpoint)
 {
     uint8_t block[FORMAT_BLOCK] = {0};
     header->crc = 0;
@@ -309,7 +322,8 @@ enum err wal_front_write(struct disk *disk, struct file *file, uint32_t base, st
     memcpy(block, header, sizeof *header);
     enum err err = disk->ops->pwrite(disk, file, 0, block, sizeof block);
     size_t crc_at = offsetof(struct checkpoint, crc);
-    store_u32(checkpoint->ptr + crc_at, wal_crc_struct(base, FORMAT_BLOCK, checkpoint->ptr, checkpoint->len, crc_at));
+    store_u32(checkpoint->ptr + crc_at,
+              wal_crc_struct(base, FORMAT_BLOCK, checkpoint->ptr, checkpoint->len, crc_at));
     for (unsigned copy = 0; copy < 2 && err == ERR_OK; copy++) {
         uint64_t where = FORMAT_BLOCK + copy * align_up(checkpoint->len, FORMAT_BLOCK);
         err = disk->ops->pwrite(disk, file, where, checkpoint->ptr, checkpoint->len);
@@ -328,7 +342,8 @@ enum err wal_publish(struct disk *disk, uint64_t segment)
     return err == ERR_OK ? disk->ops->sync_dir(disk, "segments") : err;
 }
 
-/* --- jobs -------------------------------------------------------------------------------------------- */
+/* --- jobs
+ * -------------------------------------------------------------------------------------------- */
 
 static void ahead_work(struct job *base, struct disk *disk)
 {
@@ -427,8 +442,8 @@ static enum err space_get(struct wal_space_job *job, struct disk *disk)
     }
 }
 
-enum err wal_zero(struct disk *disk, struct file *file, const uint8_t *zeros, uint64_t from, uint64_t to,
-                  uint64_t *ret_reached)
+enum err wal_zero(struct disk *disk, struct file *file, const uint8_t *zeros, uint64_t from,
+                  uint64_t to, uint64_t *ret_reached)
 {
     *ret_reached = from;
     for (uint64_t at = from; at < to;) {

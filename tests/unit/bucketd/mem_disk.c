@@ -9,9 +9,9 @@
 #include "common/assert.h"
 
 struct mem_inode {
-    struct buf live;     /* as the process sees it */
-    struct buf durable;  /* as it would be found after a power failure */
-    struct buf dirty;    /* one byte for each sector of live: written since it was synced */
+    struct buf live;    /* as the process sees it */
+    struct buf durable; /* as it would be found after a power failure */
+    struct buf dirty;   /* one byte for each sector of live: written since it was synced */
     bool is_dir;
 };
 
@@ -37,7 +37,8 @@ static struct mem_disk *mem_of(struct disk *disk)
     return (struct mem_disk *)disk;
 }
 
-/* --- names ------------------------------------------------------------------------------------------ */
+/* --- names
+ * ------------------------------------------------------------------------------------------ */
 
 static size_t names_at(const struct mem_names *names, const char *path)
 {
@@ -80,7 +81,8 @@ static bool path_in(const char *path, const char *dir)
     const char *slash = strrchr(path, '/');
     if (strcmp(dir, ".") == 0)
         return slash == NULL;
-    return slash != NULL && (size_t)(slash - path) == strlen(dir) && strncmp(path, dir, strlen(dir)) == 0;
+    return slash != NULL && (size_t)(slash - path) == strlen(dir) &&
+           strncmp(path, dir, strlen(dir)) == 0;
 }
 
 /* Names directly in `dir` become in `to` what they are in `from`. */
@@ -109,7 +111,8 @@ static size_t inode_new(struct mem_disk *mem, bool is_dir)
     return mem->inodes_count++;
 }
 
-/* --- life --------------------------------------------------------------------------------------------- */
+/* --- life
+ * --------------------------------------------------------------------------------------------- */
 
 static void mem_log(void *ctx, enum log_level level, const char *line)
 {
@@ -170,7 +173,8 @@ static bool survives(uint64_t seed, uint64_t *state)
     return seed != 0 && (seed == 1 || (mix(state) & 1) != 0);
 }
 
-static void inode_crash(const struct mem_inode *from, struct mem_inode *to, uint64_t seed, uint64_t *state)
+static void inode_crash(const struct mem_inode *from, struct mem_inode *to, uint64_t seed,
+                        uint64_t *state)
 {
     bool size_live = survives(seed, state);
     size_t size = size_live ? from->live.len : from->durable.len;
@@ -275,9 +279,11 @@ uint64_t mem_disk_hash(const struct mem_disk *mem, const char *ending)
     return hash;
 }
 
-/* --- the disk's operations ----------------------------------------------------------------------------- */
+/* --- the disk's operations
+ * ----------------------------------------------------------------------------- */
 
-/* Counts one; an error where it has to fail. The one a crash comes in still has its effect in memory. */
+/* Counts one; an error where it has to fail. The one a crash comes in still has its effect in
+ * memory. */
 static enum err mem_op(struct mem_disk *mem)
 {
     if (mem->crashed)
@@ -310,7 +316,8 @@ static enum err mem_grow(struct mem_disk *mem, struct mem_inode *inode, uint64_t
     return ERR_OK;
 }
 
-static enum err mem_open(struct disk *disk, const char *path, enum open_mode mode, struct file **ret_file)
+static enum err mem_open(struct disk *disk, const char *path, enum open_mode mode,
+                         struct file **ret_file)
 {
     struct mem_disk *mem = mem_of(disk);
     const struct mem_name *name = names_find(mem->live, path);
@@ -347,8 +354,8 @@ static void mem_close(struct disk *disk, struct file *file)
     free(file);
 }
 
-static enum err mem_pread(struct disk *disk, struct file *file, uint64_t offset, void *to, size_t len,
-                          size_t *ret_len)
+static enum err mem_pread(struct disk *disk, struct file *file, uint64_t offset, void *to,
+                          size_t len, size_t *ret_len)
 {
     (void)disk;
     const struct buf *bytes = &file->inode->live;
@@ -359,7 +366,8 @@ static enum err mem_pread(struct disk *disk, struct file *file, uint64_t offset,
     return ERR_OK;
 }
 
-static enum err mem_pwrite(struct disk *disk, struct file *file, uint64_t offset, const void *from, size_t len)
+static enum err mem_pwrite(struct disk *disk, struct file *file, uint64_t offset, const void *from,
+                           size_t len)
 {
     struct mem_disk *mem = mem_of(disk);
     enum err err = mem_op(mem);
@@ -391,7 +399,8 @@ static enum err mem_sync(struct disk *disk, struct file *file)
     inode->durable.len = inode->live.len;
     for (size_t at = 0; at < inode->live.len; at += MEM_SECTOR) {
         if (inode->dirty.ptr[at / MEM_SECTOR])
-            memcpy(inode->durable.ptr + at, inode->live.ptr + at, min_u64(MEM_SECTOR, inode->live.len - at));
+            memcpy(inode->durable.ptr + at, inode->live.ptr + at,
+                   min_u64(MEM_SECTOR, inode->live.len - at));
     }
     memset(inode->dirty.ptr, 0, inode->dirty.len);
     return ERR_OK;
@@ -487,7 +496,8 @@ static enum err mem_sync_dir(struct disk *disk, const char *path)
     return ERR_OK;
 }
 
-static enum err mem_list(struct disk *disk, const char *path, void (*each)(void *ctx, const char *name), void *ctx)
+static enum err mem_list(struct disk *disk, const char *path,
+                         void (*each)(void *ctx, const char *name), void *ctx)
 {
     struct mem_disk *mem = mem_of(disk);
     if (strcmp(path, ".") != 0 && names_find(mem->live, path) == NULL)
@@ -501,12 +511,25 @@ static enum err mem_list(struct disk *disk, const char *path, void (*each)(void 
 }
 
 static const struct disk_ops mem_ops = {
-    .open = mem_open, .close = mem_close, .pread = mem_pread, .pwrite = mem_pwrite, .sync = mem_sync,
-    .allocate = mem_allocate, .size = mem_size, .truncate = mem_truncate, .map = mem_map, .unmap = mem_unmap,
-    .rename = mem_rename, .unlink = mem_unlink, .mkdir = mem_mkdir, .sync_dir = mem_sync_dir, .list = mem_list,
+    .open = mem_open,
+    .close = mem_close,
+    .pread = mem_pread,
+    .pwrite = mem_pwrite,
+    .sync = mem_sync,
+    .allocate = mem_allocate,
+    .size = mem_size,
+    .truncate = mem_truncate,
+    .map = mem_map,
+    .unmap = mem_unmap,
+    .rename = mem_rename,
+    .unlink = mem_unlink,
+    .mkdir = mem_mkdir,
+    .sync_dir = mem_sync_dir,
+    .list = mem_list,
 };
 
-/* --- the environment ------------------------------------------------------------------------------------ */
+/* --- the environment
+ * ------------------------------------------------------------------------------------ */
 
 bool mem_disk_run_job(struct mem_disk *mem, size_t i)
 {
@@ -567,5 +590,9 @@ static void mem_fatal(struct env *env, enum err err, const char *what)
 }
 
 static const struct env_ops mem_env_ops = {
-    .now_ns = mem_now_ns, .random = mem_random, .submit = mem_submit, .outbox = mem_outbox, .fatal = mem_fatal,
+    .now_ns = mem_now_ns,
+    .random = mem_random,
+    .submit = mem_submit,
+    .outbox = mem_outbox,
+    .fatal = mem_fatal,
 };

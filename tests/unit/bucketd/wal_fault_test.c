@@ -1,5 +1,6 @@
-/* The log on a disk that lies: crashes at every operation with any part of what wasn't synced, failing syncs, flipped bits,
- * cut files, sectors in the wrong place. What was acknowledged comes back or is reported; nothing wrong ever comes. */
+/* The log on a disk that lies: crashes at every operation with any part of what wasn't synced,
+ * failing syncs, flipped bits, cut files, sectors in the wrong place. What was acknowledged comes
+ * back or is reported; nothing wrong ever comes. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -8,10 +9,11 @@
 
 #define DATA_0 "segments/0000000000/data.evts"
 
-/* --- crashes -------------------------------------------------------------------------------------------- */
+/* --- crashes
+ * -------------------------------------------------------------------------------------------- */
 
-/* A fixed sequence with rollovers, a witness and several flushes; ends early where the disk ends. Returns whether it
- * reached its end. */
+/* A fixed sequence with rollovers, a witness and several flushes; ends early where the disk ends.
+ * Returns whether it reached its end. */
 static bool script(struct run *run)
 {
     struct wal_recovery recovery;
@@ -140,8 +142,8 @@ START_TEST(a_full_disk_at_any_operation_is_no_failure_of_what_was_promised)
 }
 END_TEST
 
-/* A failed sync may have dropped the pages: what recovery then finds in the cache isn't on the disk, until it is written
- * again. */
+/* A failed sync may have dropped the pages: what recovery then finds in the cache isn't on the
+ * disk, until it is written again. */
 START_TEST(what_recovery_found_only_in_the_page_cache_is_durable_afterwards)
 {
     struct run *run = run_new(1 << 20, 100, NULL);
@@ -169,22 +171,24 @@ START_TEST(what_recovery_found_only_in_the_page_cache_is_durable_afterwards)
 }
 END_TEST
 
-/* --- damage ------------------------------------------------------------------------------------------------ */
+/* --- damage
+ * ------------------------------------------------------------------------------------------------
+ */
 
 #define IMAGE_BYTES (60u << 10)
 
 /* A file of some 64 KiB: several batches, a witness at its end. */
 struct image {
     struct run *run;
-    struct buf bytes;        /* of data.evts, to the end of its data */
-    struct buf older;        /* the same file when it was half as long */
+    struct buf bytes; /* of data.evts, to the end of its data */
+    struct buf older; /* the same file when it was half as long */
     uint64_t last_idx;
     uint64_t file_size;
-    uint64_t last_batch;     /* offset of the last batch with entries; idx before it */
+    uint64_t last_batch; /* offset of the last batch with entries; idx before it */
     uint64_t idx_before;
-    uint64_t first_end;      /* of the batch with the configuration */
-    uint64_t witness;        /* offset */
-    bool touched;            /* recovery has written to the file */
+    uint64_t first_end; /* of the batch with the configuration */
+    uint64_t witness;   /* offset */
+    bool touched;       /* recovery has written to the file */
 };
 
 static void image_take(struct image *image, struct buf *bytes)
@@ -248,7 +252,8 @@ struct outcome {
     uint64_t clean, damaged, refused, torn;
 };
 
-/* Opens what the test has made of the image. `may_lose`: the damage lies at the very end, where the last batch looks torn. */
+/* Opens what the test has made of the image. `may_lose`: the damage lies at the very end, where the
+ * last batch looks torn. */
 static void expect_detected(struct image *image, bool may_lose, struct outcome *outcome)
 {
     struct run *run = image->run;
@@ -331,7 +336,9 @@ START_TEST(cut_at_any_length_the_whole_batches_come_back)
         run->acked = 0;
         enum err err = run_open(run, &recovery);
         if (err == ERR_CORRUPT || recovery.damaged) {
-            ck_assert_uint_lt(len, image.first_end); /* what the first start wrote was synced before it had a name */
+            ck_assert_uint_lt(
+                len,
+                image.first_end); /* what the first start wrote was synced before it had a name */
             refused++;
             run_kill(run);
             continue;
@@ -358,7 +365,8 @@ END_TEST
 
 enum sector_fault { SECTOR_SWAPPED, SECTOR_COPIED, SECTOR_ZEROED, SECTOR_OLDER, SECTOR_FOREIGN };
 
-static void sector_put(uint8_t *file, const struct image *image, size_t i, const struct buf *from, size_t j)
+static void sector_put(uint8_t *file, const struct image *image, size_t i, const struct buf *from,
+                       size_t j)
 {
     uint8_t sector[MEM_SECTOR] = {0};
     if (from != NULL && j * MEM_SECTOR < from->len)
@@ -366,8 +374,8 @@ static void sector_put(uint8_t *file, const struct image *image, size_t i, const
     memcpy(file + i * MEM_SECTOR, sector, min_u64(MEM_SECTOR, image->bytes.len - i * MEM_SECTOR));
 }
 
-static void sector_case(struct image *image, const struct image *foreign, enum sector_fault fault, size_t i, size_t j,
-                        struct outcome *outcome)
+static void sector_case(struct image *image, const struct image *foreign, enum sector_fault fault,
+                        size_t i, size_t j, struct outcome *outcome)
 {
     uint8_t *file = image_reset(image);
     const struct buf *from = fault == SECTOR_ZEROED    ? NULL
@@ -425,9 +433,11 @@ START_TEST(behind_a_hole_the_rest_is_still_delivered)
     ck_assert(recovery.damaged);
     ck_assert_uint_lt(recovery.damage_offset, at);
     ck_assert_uint_eq(image.run->seen_wrong, 0);
-    ck_assert_uint_eq(image.run->seen, image.last_idx - 6); /* the entries of one batch are missing */
+    ck_assert_uint_eq(image.run->seen,
+                      image.last_idx - 6); /* the entries of one batch are missing */
     ck_assert_uint_eq(wal_last_idx(image.run->wal), image.last_idx);
-    ck_assert(span_equal(buf_span(mem_disk_bytes(image.run->mem, DATA_0)), buf_span(&before))); /* evidence stays */
+    ck_assert(span_equal(buf_span(mem_disk_bytes(image.run->mem, DATA_0)),
+                         buf_span(&before))); /* evidence stays */
     buf_release(&before);
     run_kill(image.run);
     image_free(&image);

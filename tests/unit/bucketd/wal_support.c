@@ -51,13 +51,17 @@ void run_tx_make(const struct run *run, uint64_t idx, struct run_tx *tx)
 
 struct wal_config run_config(uint64_t segment_bytes)
 {
-    struct wal_config config = {
-        .node = 0, .bucket = 1, .bucket_count = 4, .partition_count = 32, .segment_bytes = segment_bytes};
+    struct wal_config config = {.node = 0,
+                                .bucket = 1,
+                                .bucket_count = 4,
+                                .partition_count = 32,
+                                .segment_bytes = segment_bytes};
     memset(config.cluster_id.bytes, 0xc1, sizeof config.cluster_id.bytes);
     return config;
 }
 
-/* --- what comes back ------------------------------------------------------------------------------------ */
+/* --- what comes back
+ * ------------------------------------------------------------------------------------ */
 
 static bool event_equal(const struct event_view *got, const struct wal_event *wanted)
 {
@@ -74,12 +78,14 @@ static bool entry_matches(struct run *run, const struct wal_entry *entry)
         return false;
     if (entry->head->record.entry_kind != ENTRY_TX)
         return !run->is_tx[idx];
-    uint64_t hash = XXH3_64bits_withSeed(entry->bytes.ptr, entry->bytes.len, entry->offset + (entry->segment << 32));
+    uint64_t hash = XXH3_64bits_withSeed(entry->bytes.ptr, entry->bytes.len,
+                                         entry->offset + (entry->segment << 32));
     if (run->verified[idx] == hash)
         return true;
     struct run_tx tx;
     struct buf scratch = {0};
-    struct format_salt salt = {.cluster_id = run->config.cluster_id, .bucket = run->config.bucket,
+    struct format_salt salt = {.cluster_id = run->config.cluster_id,
+                               .bucket = run->config.bucket,
                                .segment = entry->segment};
     run_tx_make(run, idx, &tx);
     uint64_t offset = sizeof(struct entry_head);
@@ -131,7 +137,9 @@ static void run_on_space(void *ctx)
     ((struct run *)ctx)->spaces++;
 }
 
-/* --- life ------------------------------------------------------------------------------------------------ */
+/* --- life
+ * ------------------------------------------------------------------------------------------------
+ */
 
 struct run *run_new(uint64_t segment_bytes, size_t data_max, struct mem_disk *mem)
 {
@@ -153,8 +161,11 @@ void run_free(struct run *run)
 
 enum err run_open(struct run *run, struct wal_recovery *ret_recovery)
 {
-    struct wal_callbacks callbacks = {.ctx = run, .on_entry = run_on_entry, .on_durable = run_on_durable,
-                                      .on_roll = run_on_roll, .on_space = run_on_space};
+    struct wal_callbacks callbacks = {.ctx = run,
+                                      .on_entry = run_on_entry,
+                                      .on_durable = run_on_durable,
+                                      .on_roll = run_on_roll,
+                                      .on_space = run_on_space};
     run->seen = run->seen_last = run->seen_wrong = 0;
     run->wal = wal_new(&run->config, &run->mem->env, &callbacks);
     return wal_open(run->wal, ret_recovery);
@@ -193,8 +204,8 @@ bool run_append(struct run *run)
     bool ok = run_fits(run, wal_entry_bound(tx.events, tx.count));
     if (ok) {
         uint64_t first_seq = wal_next_seq(run->wal, tx.partition);
-        uint64_t got = wal_append_tx(run->wal, tx.partition, &tx.partition_key, &tx.transaction_id, tx.events,
-                                     tx.count, run->positions[idx]);
+        uint64_t got = wal_append_tx(run->wal, tx.partition, &tx.partition_key, &tx.transaction_id,
+                                     tx.events, tx.count, run->positions[idx]);
         ck_assert_uint_eq(got, idx);
         ck_assert_uint_eq(wal_next_seq(run->wal, tx.partition), first_seq + tx.count);
         run->is_tx[idx] = true;
@@ -226,7 +237,8 @@ void run_move(struct run *run, struct mem_disk *mem)
     run->mem = mem;
 }
 
-/* --- the whole log ----------------------------------------------------------------------------------------- */
+/* --- the whole log
+ * ----------------------------------------------------------------------------------------- */
 
 static void check_problem(void *ctx, enum wal_problem kind, uint64_t offset, const char *what)
 {

@@ -1,5 +1,5 @@
-/* A log on a disk in memory, with a model of what was appended: an entry's content follows from its idx alone, so that
- * what comes back can be checked wherever it comes from. */
+/* A log on a disk in memory, with a model of what was appended: an entry's content follows from its
+ * idx alone, so that what comes back can be checked wherever it comes from. */
 #pragma once
 
 #include <check.h>
@@ -21,9 +21,10 @@ struct run {
     uint64_t first_seq[RUN_ENTRIES_MAX];
     uint32_t positions[RUN_ENTRIES_MAX][RUN_EVENTS_MAX];
     uint64_t segments[RUN_ENTRIES_MAX];
-    uint64_t verified[RUN_ENTRIES_MAX]; /* hash of an entry's bytes and place that were right once; saves time */
-    uint64_t seen, seen_last;    /* entries that came by on_entry, the last one's idx */
-    uint64_t seen_wrong;         /* that differ from the model, or came out of order */
+    uint64_t verified[RUN_ENTRIES_MAX]; /* hash of an entry's bytes and place that were right once;
+                                           saves time */
+    uint64_t seen, seen_last;           /* entries that came by on_entry, the last one's idx */
+    uint64_t seen_wrong;                /* that differ from the model, or came out of order */
 };
 
 /* Content of entry idx. */
@@ -52,5 +53,6 @@ void run_kill(struct run *run);
 /* Goes on on another disk, which it takes. */
 void run_move(struct run *run, struct mem_disk *mem);
 
-/* Scans every segment and checks everything against the model; the last idx. Fails the test on any difference. */
+/* Scans every segment and checks everything against the model; the last idx. Fails the test on any
+ * difference. */
 uint64_t run_check(struct run *run);

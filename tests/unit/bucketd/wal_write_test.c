@@ -1,4 +1,5 @@
-/* The log in good order: what is appended comes back, at its place, across segments, compression and full disks. */
+/* The log in good order: what is appended comes back, at its place, across segments, compression
+ * and full disks. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -30,7 +31,8 @@ START_TEST(the_first_start_writes_the_configuration_as_entry_1)
     struct run *run = run_new(1 << 20, 100, NULL);
     struct wal_recovery recovery;
     ck_assert_int_eq(run_open(run, &recovery), ERR_OK);
-    ck_assert(recovery.created && recovery.segments == 1 && recovery.segment == 0 && recovery.entries == 1);
+    ck_assert(recovery.created && recovery.segments == 1 && recovery.segment == 0 &&
+              recovery.entries == 1);
     ck_assert_uint_eq(wal_last_idx(run->wal), 1);
     ck_assert_uint_eq(wal_term(run->wal), 0);
     ck_assert_uint_eq(wal_durable_idx(run->wal), 1);
@@ -200,7 +202,8 @@ START_TEST(large_transactions_and_large_events)
     for (size_t i = 0; i < (9 << 20); i++)
         big[i] = (uint8_t)(i * 2654435761u >> 13);
     for (uint32_t i = 0; i < COUNT; i++)
-        events[i] = (struct wal_event){.version = i, .stream = span_str("s"), .payload = span_of(big + i, 300)};
+        events[i] = (struct wal_event){
+            .version = i, .stream = span_str("s"), .payload = span_of(big + i, 300)};
     struct uuid id = {.bytes = {9}};
     uint64_t bounds[] = {wal_entry_bound(events, COUNT), 0};
     struct wal_event huge = {.stream = span_str("huge"), .payload = span_of(big, 9 << 20)};
@@ -211,9 +214,11 @@ START_TEST(large_transactions_and_large_events)
         while ((err = wal_fits(run->wal, bounds[which])) == ERR_AGAIN)
             run_flush(run);
         ck_assert_int_eq(err, ERR_OK);
-        wal_append_tx(run->wal, 1, &id, &id, which == 0 ? events : &huge, which == 0 ? COUNT : 1, positions);
+        wal_append_tx(run->wal, 1, &id, &id, which == 0 ? events : &huge, which == 0 ? COUNT : 1,
+                      positions);
     }
-    ck_assert_int_eq(wal_fits(run->wal, 100), ERR_AGAIN); /* a group that has grown so far leaves first */
+    ck_assert_int_eq(wal_fits(run->wal, 100),
+                     ERR_AGAIN); /* a group that has grown so far leaves first */
     run_flush(run);
     struct format_salt salt = {.cluster_id = run->config.cluster_id, .bucket = 1};
     struct wal_scan scan = {0};
@@ -242,28 +247,34 @@ START_TEST(every_event_can_be_read_at_its_position)
         run_tx_make(run, idx, &tx);
         snprintf(path, sizeof path, "%s/data.evts", wal_segment_dir(run->segments[idx], dir));
         const struct buf *file = mem_disk_bytes(run->mem, path);
-        struct format_salt salt = {.cluster_id = run->config.cluster_id, .bucket = 1,
-                                   .segment = run->segments[idx]};
+        struct format_salt salt = {
+            .cluster_id = run->config.cluster_id, .bucket = 1, .segment = run->segments[idx]};
         for (uint32_t i = 0; i < tx.count; i++) {
             uint64_t at = (uint64_t)run->positions[idx][i] * POSITION_UNIT;
             uint32_t distance, len;
-            ck_assert_int_eq(wal_event_extent(span_of(file->ptr + at, 71), &distance, &len), ERR_TRUNCATED);
-            ck_assert_int_eq(wal_event_extent(span_of(file->ptr + at, 72), &distance, &len), ERR_OK);
+            ck_assert_int_eq(wal_event_extent(span_of(file->ptr + at, 71), &distance, &len),
+                             ERR_TRUNCATED);
+            ck_assert_int_eq(wal_event_extent(span_of(file->ptr + at, 72), &distance, &len),
+                             ERR_OK);
             struct span head = span_of(file->ptr + at - distance, sizeof(struct entry_head));
             struct event_view view;
-            ck_assert_int_eq(wal_decode_event(&salt, at - distance, head, at, span_of(file->ptr + at, len),
-                                              &scratch, &view), ERR_OK);
+            ck_assert_int_eq(wal_decode_event(&salt, at - distance, head, at,
+                                              span_of(file->ptr + at, len), &scratch, &view),
+                             ERR_OK);
             ck_assert(span_equal(view.payload, tx.events[i].payload));
             ck_assert_uint_eq(view.sequence, run->first_seq[idx] + i);
             /* The right bytes in the wrong place are wrong. */
             ck_assert_int_eq(wal_decode_event(&salt, at - distance + 8, head, at + 8,
-                                              span_of(file->ptr + at, len), &scratch, &view), ERR_CORRUPT);
+                                              span_of(file->ptr + at, len), &scratch, &view),
+                             ERR_CORRUPT);
             salt.segment++;
-            ck_assert_int_eq(wal_decode_event(&salt, at - distance, head, at, span_of(file->ptr + at, len),
-                                              &scratch, &view), ERR_CORRUPT);
+            ck_assert_int_eq(wal_decode_event(&salt, at - distance, head, at,
+                                              span_of(file->ptr + at, len), &scratch, &view),
+                             ERR_CORRUPT);
             salt.segment--;
-            ck_assert_int_eq(wal_decode_event(&salt, at - distance, head, at, span_of(file->ptr + at, len - 8),
-                                              &scratch, &view), ERR_CORRUPT);
+            ck_assert_int_eq(wal_decode_event(&salt, at - distance, head, at,
+                                              span_of(file->ptr + at, len - 8), &scratch, &view),
+                             ERR_CORRUPT);
         }
         buf_release(&tx.bytes);
     }
@@ -294,7 +305,8 @@ START_TEST(bytes_on_their_way_can_be_read)
     }
     ck_assert_uint_eq(wal_tail_bytes(run->wal, 0, 4096, 8).len, 0);
     mem_disk_settle(run->mem);
-    ck_assert_uint_eq(wal_tail_bytes(run->wal, 0, (uint64_t)run->positions[idx[0]][0] * 8, 8).len, 0);
+    ck_assert_uint_eq(wal_tail_bytes(run->wal, 0, (uint64_t)run->positions[idx[0]][0] * 8, 8).len,
+                      0);
     run_flush(run);
     ck_assert_uint_eq(run_check(run), idx[1]);
     run_free(run);
@@ -402,7 +414,8 @@ static void expect_refused(struct run *run, const char *text)
 {
     struct wal_recovery recovery;
     ck_assert_int_eq(run_open(run, &recovery), ERR_CORRUPT);
-    ck_assert_msg(strstr(run->mem->last_error, text) != NULL, "\"%s\" lacks \"%s\"", run->mem->last_error, text);
+    ck_assert_msg(strstr(run->mem->last_error, text) != NULL, "\"%s\" lacks \"%s\"",
+                  run->mem->last_error, text);
     run_kill(run);
 }
 
@@ -444,7 +457,8 @@ START_TEST(a_missing_segment_is_noticed)
     open_and_begin(run);
     append_many(run, 200, 5);
     run_kill(run);
-    ck_assert_int_eq(run->mem->disk.ops->unlink(&run->mem->disk, "segments/0000000001/data.evts"), ERR_OK);
+    ck_assert_int_eq(run->mem->disk.ops->unlink(&run->mem->disk, "segments/0000000001/data.evts"),
+                     ERR_OK);
     expect_refused(run, "segments/0000000001/data.evts");
     ck_assert_int_eq(run->mem->disk.ops->unlink(&run->mem->disk, "segments/0000000001"), ERR_OK);
     expect_refused(run, "segments/0000000001/data.evts");
@@ -491,7 +505,8 @@ int main(void)
     tcase_add_test(tcase, one_flush_is_one_write_and_one_sync);
     tcase_add_test(tcase, a_full_disk_is_met_before_anything_is_encoded_and_passes);
     tcase_add_test(tcase, a_first_start_on_a_full_disk_leaves_nothing_in_the_way);
-    tcase_add_test(tcase, the_directory_of_another_bucket_is_refused_with_what_was_expected_and_found);
+    tcase_add_test(tcase,
+                   the_directory_of_another_bucket_is_refused_with_what_was_expected_and_found);
     tcase_add_test(tcase, a_missing_segment_is_noticed);
     tcase_add_test(tcase, a_changed_segment_size_is_taken_up);
     Suite *suite = suite_create("wal_write");
