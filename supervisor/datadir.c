@@ -16,12 +16,13 @@
 #define NUMBER_STEP 100u
 
 struct datadir {
+    int lock_fd, run_lock_fd;
     int number_fd;
     uint64_t number, number_reserved;
 };
 
 static enum err make_dir(const char *path, mode_t mode, struct buf *error);
-static enum err lock_dir(const char *dir, struct buf *error);
+static enum err lock_dir(const char *dir, int *ret_fd, struct buf *error);
 static enum err check_run_dir(const struct config *config, struct buf *error);
 static enum err open_numbers(struct datadir *datadir, const char *dir, struct buf *error);
 static bool reserve_numbers(struct datadir *datadir);
@@ -36,18 +37,19 @@ enum err datadir_open(const struct config *config, struct datadir **ret_datadir,
 {
     struct datadir *datadir = calloc(1, sizeof *datadir);
     ASSERT(datadir != NULL);
+    datadir->lock_fd = datadir->run_lock_fd = datadir->number_fd = -1;
     enum err err = check_run_dir(config, error);
     if (err == ERR_OK)
         err = make_dir(config->dir, 0755, error);
     if (err == ERR_OK)
-        err = lock_dir(config->dir, error);
+        err = lock_dir(config->dir, &datadir->lock_fd, error);
     if (err == ERR_OK)
         err = make_dir(config->run_dir, 0700, error);
     if (err == ERR_OK && chmod(config->run_dir, 0700) != 0)
         err = fail(error, config->run_dir, "chmod 0700");
     /* Two nodes may have been given one run directory for two data directories. */
     if (err == ERR_OK)
-        err = lock_dir(config->run_dir, error);
+        err = lock_dir(config->run_dir, &datadir->run_lock_fd, error);
     /* Those of a node that ended without tidying up: the lock is ours, and every path is used by
      * one incarnation only. */
     if (err == ERR_OK)
@@ -57,8 +59,18 @@ enum err datadir_open(const struct config *config, struct datadir **ret_datadir,
     if (err == ERR_OK)
         *ret_datadir = datadir;
     else
-        free(datadir);
+        datadir_close(datadir);
     return err;
+}
+
+void datadir_close(struct datadir *datadir)
+{
+    int fds[] = {datadir->number_fd, datadir->run_lock_fd, datadir->lock_fd};
+    for (unsigned i = 0; i < sizeof fds / sizeof *fds; i++) {
+        if (fds[i] >= 0)
+            close(fds[i]);
+    }
+    free(datadir);
 }
 
 static enum err sync_dir(const char *path, struct buf *error)
@@ -102,7 +114,7 @@ static enum err make_dir(const char *path, mode_t mode, struct buf *error)
 }
 
 /* The lock belongs to the open file and ends with this process, however it ends. */
-static enum err lock_dir(const char *dir, struct buf *error)
+static enum err lock_dir(const char *dir, int *ret_fd, struct buf *error)
 {
     struct buf path = {0};
     buf_printf(&path, "%s/lock", dir);
@@ -116,16 +128,18 @@ static enum err lock_dir(const char *dir, struct buf *error)
         char pid[24] = {0};
         if (pread(fd, pid, sizeof pid - 1, 0) <= 0)
             snprintf(pid, sizeof pid, "unknown");
-        pid[strcspn(pid, "\n")] = '\0';
+        pid[strcspn(pid, " \n")] = '\0';
         buf_printf(error, "%s: another sierradb (pid %s) runs on this directory\n", dir, pid);
         close(fd);
         err = ERR_LOCKED;
     } else {
+        /* In place, so that it works on a full disk too; where it doesn't, a second node is refused
+         * without our pid. */
         char pid[24];
-        int len = snprintf(pid, sizeof pid, "%d\n", getpid());
-        if (ftruncate(fd, 0) != 0 || pwrite(fd, pid, (size_t)len, 0) != len)
-            /* a full disk: the start goes no further */
-            err = fail(error, (char *)path.ptr, "write");
+        int len = snprintf(pid, sizeof pid, "%-10d\n", getpid());
+        ssize_t written = pwrite(fd, pid, (size_t)len, 0);
+        (void)written;
+        *ret_fd = fd;
     }
     buf_release(&path);
     return err;

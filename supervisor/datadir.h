@@ -11,6 +11,8 @@ struct datadir;
  * names its pid); ERR_CONFIG, ERR_IO: *error says what is wrong. */
 enum err datadir_open(const struct config *config, struct datadir **ret_datadir,
                       struct buf *error) MUST_CHECK;
+/* Gives the locks back. */
+void datadir_close(struct datadir *datadir);
 /* A number from 1 on, never given before on this directory, across restarts and crashes:
  * incarnations and links. */
 uint64_t datadir_next_number(struct datadir *datadir);

@@ -294,6 +294,7 @@ static void go_on_stopping(struct supervisor *s, uint64_t now_ms)
 
 static void kill_child(struct supervisor *s, struct supervised *c, const char *why)
 {
+    c->kill_ms = UINT64_MAX;
     if (c->kill_sent)
         return;
     char name[24];
@@ -302,7 +303,6 @@ static void kill_child(struct supervisor *s, struct supervised *c, const char *w
         log_error(s->log, "process.killed", "process=%s boot=%lu reason=\"%s\"", name, c->boot,
                   why);
     c->kill_sent = true;
-    c->kill_ms = UINT64_MAX;
     s->ops.kill(s->ops.ctx, number_of(s, c));
 }
 

@@ -135,8 +135,7 @@ const char *child_state_name(enum child_state state);
 /* "netd" or "bucketd-3". */
 void supervised_name(const struct supervised *child, char name[static 24]);
 
-/* --- introduce.c: links between netd and the buckets; called by supervisor.c
- * ------------------------- */
+/* --- introduce.c: links between netd and the buckets; called by supervisor.c --- */
 void introduce_tick(struct supervisor *s, uint64_t now_ms, uint64_t *next_ms);
 void introduce_on_listening(struct supervisor *s, struct supervised *child,
                             const struct msg_link_listening *m, uint64_t now_ms);

@@ -127,7 +127,8 @@ START_TEST(byte_sizes_take_suffixes)
 }
 END_TEST
 
-static const struct { const char *text, *error;
+static const struct {
+    const char *text, *error;
 } parse_errors[] = {
     {"bucket:\n  size: 3\n", "f.yaml:2: bucket.size: unknown key; expected one of count, ids\n"},
     {"\n\nsegment:\n  size_bytes: big\n",
@@ -196,7 +197,8 @@ START_TEST(parse_errors_name_line_key_and_expectation)
 }
 END_TEST
 
-static const struct { const char *text, *error;
+static const struct {
+    const char *text, *error;
 } finish_errors[] = {
     {"bucket: {count: 6}", "bucket.count: expected a power of two, got 6\n"},
     {"bucket: {count: 64}", "bucket.count: expected at most partition.count (32), got 64\n"},
