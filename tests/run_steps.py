@@ -59,9 +59,9 @@ def steps(full):
         Step("docs", f"{PYTHON} tests/doc_tables.py", minutes=2),
         Step("build-asan", "tests/build asan"),
         Step("build-release", "tests/build release"),
-        Step("symbols", f"{PYTHON} tests/check_core_symbols.py build", release, release, minutes=2),
-        Step("unit-asan", "meson test -C build/asan --no-rebuild --suite unit --print-errorlogs",
-             ASAN, asan),
+        Step("symbols", "tests/symbols", RELEASE, release, minutes=2),
+        Step("unit-asan", "meson test -C build/asan --no-rebuild --suite unit --print-errorlogs"
+             " --timeout-multiplier 4", ASAN, asan),
         Step("unit-release", "meson test -C build --no-rebuild --suite unit --print-errorlogs",
              RELEASE, release),
         Step("wire-asan", f"{pytest} tests/wire", ASAN, asan),
