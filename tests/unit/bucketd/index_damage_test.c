@@ -112,45 +112,64 @@ static struct index_layout layout_of(const struct buf *file, enum index_kind kin
     return layout;
 }
 
-/* Two streams' names and tags are as the file says, but every tag collides. */
-START_TEST(colliding_tags_in_files)
+/* Gives all entries of this hash's bucket the hash's tag, `stride` bytes from tag to tag. */
+static void collide(struct buf *file, enum index_kind kind, const struct index_layout *layout,
+                    uint64_t tags, size_t stride, uint64_t hash)
+{
+    const uint8_t *fanout =
+        file->ptr + layout->fanout + index_bucket(layout, hash) * sizeof(uint32_t);
+    uint32_t from = load_u32(fanout), to = load_u32(fanout + sizeof from);
+    for (uint32_t i = from; i < to; i++)
+        store_u32(file->ptr + tags + i * stride, index_tag(layout, hash));
+    sign_index_file(file, kind);
+}
+
+/* Where all tags of its bucket are the same, a stream is told from the others by its partition and
+ * name. */
+START_TEST(streams_with_colliding_tags)
+{
+    struct written written;
+    struct index *index;
+    write_small(&written, 400, 3000, 25);
+    struct disk *disk = &written.disk->disk;
+    struct buf *file = index_file_bytes_in(written.disk, INDEX_DIR, INDEX_STREAMS);
+    struct index_layout layout = layout_of(file, INDEX_STREAMS);
+    struct index_header header;
+    memcpy(&header, file->ptr, sizeof header);
+    uint8_t *whole = malloc(file->len);
+    memcpy(whole, file->ptr, file->len);
+    for (uint32_t i = 0; i < written.model.stream_count; i++) {
+        const struct model_stream *stream = &written.model.streams[i];
+        uint64_t hash = index_hash_stream(header.hash_seed, stream->partition,
+                                          span_of(stream->name, stream->len));
+        collide(file, INDEX_STREAMS, &layout, layout.tags, sizeof(uint32_t), hash);
+        ck_assert_int_eq(index_open(disk, INDEX_DIR, &index_salt, &index), ERR_OK);
+        check_stream(index, stream, false);
+        index_free(index, disk);
+        memcpy(file->ptr, whole, file->len);
+    }
+    free(whole);
+    release_written(&written);
+}
+END_TEST
+
+/* Every event of a bucket whose tags are all the same is a candidate. */
+START_TEST(events_with_colliding_tags)
 {
     struct written written;
     struct index *index;
     write_small(&written, 8, 8, 25);
     struct disk *disk = &written.disk->disk;
-    struct buf *streams = index_file_bytes_in(written.disk, INDEX_DIR, INDEX_STREAMS);
-    struct buf *events = index_file_bytes_in(written.disk, INDEX_DIR, INDEX_EVENTS);
-    struct index_layout stream_layout = layout_of(streams, INDEX_STREAMS),
-                        event_layout = layout_of(events, INDEX_EVENTS);
-    ck_assert_uint_eq(stream_layout.fanout_bits, 0);
-    ck_assert_uint_eq(event_layout.fanout_bits, 0);
+    struct buf *file = index_file_bytes_in(written.disk, INDEX_DIR, INDEX_EVENTS);
+    struct index_layout layout = layout_of(file, INDEX_EVENTS);
     struct index_header header;
-    memcpy(&header, streams->ptr, sizeof header);
-    for (uint32_t i = 0; i < written.model.stream_count; i++) {
-        const struct model_stream *stream = &written.model.streams[i];
-        if (stream->count == 0)
-            continue;
-        uint64_t hash = index_hash_stream(header.hash_seed, stream->partition,
-                                          span_of(stream->name, stream->len));
-        for (uint32_t j = 0; j < header.keys; j++)
-            store_u32(streams->ptr + stream_layout.tags + j * sizeof(uint32_t),
-                      index_tag(&stream_layout, hash));
-        sign_index_file(streams, INDEX_STREAMS);
-        ck_assert_int_eq(index_open(disk, INDEX_DIR, &index_salt, &index), ERR_OK);
-        check_stream(index, stream, false);
-        ck_assert_int_eq(index_check_all(index), ERR_CORRUPT);
-        index_free(index, disk);
-    }
-    memcpy(&header, events->ptr, sizeof header);
+    memcpy(&header, file->ptr, sizeof header);
+    ck_assert_uint_eq(layout.fanout_bits, 0);
     const struct uuid *id = &written.model.events[3].id;
-    uint32_t tag = index_tag(&event_layout, index_hash_event(header.hash_seed, id));
-    uint64_t sum = 0;
-    for (uint32_t i = 0; i < header.keys; i++) {
-        store_u32(events->ptr + event_layout.entries + i * sizeof(struct eidx_entry), tag);
+    uint64_t hash = index_hash_event(header.hash_seed, id), sum = 0;
+    collide(file, INDEX_EVENTS, &layout, layout.entries, sizeof(struct eidx_entry), hash);
+    for (uint32_t i = 0; i < header.keys; i++)
         sum += written.model.events[i].position;
-    }
-    sign_index_file(events, INDEX_EVENTS);
     ck_assert_int_eq(index_open(disk, INDEX_DIR, &index_salt, &index), ERR_OK);
     expect_candidates(index, id, header.keys, sum);
     index_free(index, disk);
@@ -164,6 +183,29 @@ static bool only_there(enum index_kind kind, uint64_t place_in_entries)
 {
     return place_in_entries == 0 || (kind == INDEX_STREAMS && place_in_entries == 12);
 }
+
+/* A partition's events under another number: each file agrees with itself, not with the others. */
+START_TEST(partitions_and_streams_must_agree)
+{
+    struct written written;
+    struct index *index;
+    write_small(&written, 6, 40, 27);
+    struct disk *disk = &written.disk->disk;
+    struct buf *file = index_file_bytes_in(written.disk, INDEX_DIR, INDEX_PARTITIONS);
+    struct index_header header;
+    memcpy(&header, file->ptr, sizeof header);
+    uint8_t *last = file->ptr + layout_of(file, INDEX_PARTITIONS).entries +
+                    (header.keys - 1) * sizeof(struct pidx_entry) +
+                    offsetof(struct pidx_entry, partition);
+    store_u32(last, load_u32(last) + 1);
+    sign_index_file(file, INDEX_PARTITIONS);
+    ck_assert_int_eq(index_open(disk, INDEX_DIR, &index_salt, &index), ERR_OK);
+    ck_assert_int_eq(index_dump(buf_span(file), ignore_line, NULL), ERR_OK);
+    ck_assert_int_eq(index_check_all(index), ERR_CORRUPT);
+    index_free(index, disk);
+    release_written(&written);
+}
+END_TEST
 
 /* Each file is whole by its CRCs, but something in it can't be: no crash, and the check of
  * everything says so. */
@@ -323,7 +365,9 @@ static Suite *index_damage_suite(void)
     tcase_add_loop_test(tcase, every_flipped_byte_is_noticed, 0, INDEX_FILES);
     tcase_add_test(tcase, every_shortened_file_is_noticed);
     tcase_add_test(tcase, foreign_files_are_refused);
-    tcase_add_test(tcase, colliding_tags_in_files);
+    tcase_add_test(tcase, streams_with_colliding_tags);
+    tcase_add_test(tcase, events_with_colliding_tags);
+    tcase_add_test(tcase, partitions_and_streams_must_agree);
     tcase_add_test(tcase, contradicting_files_are_noticed);
     tcase_add_test(tcase, failed_writes_leave_the_old_files);
     tcase_add_test(tcase, crash_leaves_whole_files_or_none);

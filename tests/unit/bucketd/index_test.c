@@ -83,6 +83,53 @@ START_TEST(pop_undoes_add)
 }
 END_TEST
 
+struct tagged {
+    uint32_t tag, name;
+};
+
+static int compare_tagged(const void *a, const void *b)
+{
+    const struct tagged *left = a, *right = b;
+    return (left->tag > right->tag) - (left->tag < right->tag);
+}
+
+/* Among so many names dozens of pairs share all 32 bits that the table keeps: both of a pair are
+ * found, and are not each other. */
+START_TEST(colliding_names_in_memory)
+{
+    enum { NAMES = 500000 };
+    const uint64_t hash_seed = 13;
+    struct tagged *names = calloc(NAMES, sizeof *names);
+    struct index *index = index_new(hash_seed);
+    uint32_t pairs = 0, sequence = 0;
+    for (uint32_t i = 0; i < NAMES; i++) {
+        struct span name = span_of(&i, sizeof i);
+        names[i] = (struct tagged){table_tag(index_hash_stream(hash_seed, 3, name)), i};
+    }
+    qsort(names, NAMES, sizeof *names, compare_tagged);
+    for (uint32_t i = 0; i + 1 < NAMES; i++) {
+        if (names[i].tag != names[i + 1].tag)
+            continue;
+        struct index_event event = {.event_id.bytes[0] = (uint8_t)i, .partition = 3};
+        struct index_stream found;
+        for (uint32_t j = i; j <= i + 1; j++) {
+            event.stream = span_of(&names[j].name, sizeof names[j].name);
+            ck_assert_int_eq(index_find_stream(index, 3, event.stream, &found), ERR_NOTFOUND);
+            event.sequence = sequence++;
+            event.version = j;
+            index_add(index, &event);
+            ck_assert_int_eq(index_find_stream(index, 3, event.stream, &found), ERR_OK);
+            ck_assert_uint_eq(found.first_version, j);
+        }
+        pairs++;
+        i++;
+    }
+    ck_assert_uint_gt(pairs, 10);
+    index_free(index, NULL);
+    free(names);
+}
+END_TEST
+
 START_TEST(same_id_gives_every_candidate)
 {
     uint64_t seed = 6, sum = 0;
@@ -235,6 +282,7 @@ static Suite *index_suite(void)
     tcase_add_test(tcase, few_long_streams);
     tcase_add_test(tcase, many_short_streams);
     tcase_add_test(tcase, pop_undoes_add);
+    tcase_add_test(tcase, colliding_names_in_memory);
     tcase_add_test(tcase, same_id_gives_every_candidate);
     tcase_add_test(tcase, memory_per_event);
     tcase_add_test(tcase, table_with_colliding_tags);
