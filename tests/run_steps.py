@@ -66,6 +66,9 @@ def steps(full):
              RELEASE, release),
         Step("wire-asan", f"{pytest} tests/wire", ASAN, asan),
         Step("sim", "tests/sim/run --seeds 1000", RELEASE, release),
+        Step("sim-determinism", "tests/sim/run --seeds 100 --check-determinism", RELEASE, release),
+        Step("sim-self-test", "tests/sim/run --self-test", RELEASE, release),
+        Step("sim-asan", "tests/sim/run --seeds 50", ASAN, asan),
         Step("wire-release", f"{pytest} tests/wire", RELEASE, release),
         Step("fuzz", "tests/fuzz/run --seconds 20", None, []),
         Step("crash", "tests/crash/run --cycles 200 --port {port}", RELEASE, release),
@@ -115,7 +118,8 @@ def environment(step):
     env["SIERRADB_TEST_LOGS"] = step.folder
     env["SIERRADB_TEST_PORT"] = str(step.port)
     if step.build:
-        env["SIERRADB_BUILD"] = step.build if isinstance(step.build, str) else RELEASE
+        env["SIERRADB_BUILD"] = step.build
+        env["SIM"] = os.path.join(step.build, "tests", "sim", "sim")
     if step.build == ASAN:
         report = os.path.join(step.folder, "sanitizer")
         env["ASAN_OPTIONS"] = f"log_path={report}:detect_leaks=1:abort_on_error=0"
