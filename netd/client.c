@@ -14,8 +14,9 @@
 #define READ_BYTES (64u << 10)
 /* Requests of one connection that may wait for answers. */
 #define PENDING_MAX 4096u
-/* Scans answered ahead of their turn hold a chunk each. */
 #define READS_MAX 256u
+/* What a read's answer is taken to hold before the first one came. */
+#define READ_BYTES_EXPECTED (64u << 10)
 /* Unread output above which a subscriber's pushes wait, and below which they go on. */
 #define PUSH_BYTES_MAX    (1u << 20)
 #define PUSH_BYTES_RESUME (256u << 10)
@@ -44,6 +45,7 @@ void client_new(struct netd *netd, int fd, const char *address)
     client->authenticated = netd->config->network.password[0] == '\0';
     client->last_command = "";
     client->input_done = true;
+    client->read_bytes = READ_BYTES_EXPECTED;
     snprintf(client->address, sizeof client->address, "%s", address);
     client->reader = resp_reader_new(&(struct resp_limits){0});
     client_set_limits(client);
@@ -339,7 +341,8 @@ static bool may_start(const struct client *client)
 {
     return !client->closing && !client->no_more && !client->netd->stopping && client->pending < PENDING_MAX &&
            client->in_flight[CLASS_READ] < READS_MAX &&
-           unsent(client) + client->waiting_bytes < client->netd->config->network.output_buffer_bytes;
+           unsent(client) + client->waiting_bytes + client->in_flight[CLASS_READ] * client->read_bytes <
+               client->netd->config->network.output_buffer_bytes;
 }
 
 /* Only an empty reader is fed: so its memory is bounded, and at the end of the input nothing is left over. */

@@ -28,6 +28,7 @@ struct client {
     uint32_t pending;                /* requests in the queue */
     uint32_t in_flight[4];           /* by command_class */
     uint64_t waiting_bytes;          /* replies that wait for their turn */
+    uint64_t read_bytes;             /* expected of each read in flight: what recent ones had at most */
     struct buf out;
     size_t out_sent;                 /* of out */
     bool write_blocked;              /* the socket took less than it was given */

@@ -75,7 +75,9 @@ void request_pool_release(struct request_pool *pool)
 struct buf *request_out(struct request *request)
 {
     struct client *client = request->client;
-    return client != NULL && client->first == request ? &client->out : &request->out;
+    struct buf *out = client != NULL && client->first == request ? &client->out : &request->out;
+    request->reply_start = out->len;
+    return out;
 }
 
 void request_fail(struct request *request, const char *code, struct span text)
@@ -97,6 +99,10 @@ void request_done(struct request *request)
     if (request->class != CLASS_LOCAL) {
         ASSERT(client->in_flight[request->class] > 0);
         client->in_flight[request->class]--;
+    }
+    if (request->class == CLASS_READ) {
+        size_t end = client->first == request ? client->out.len : request->out.len;
+        client->read_bytes = max_u64(client->read_bytes - client->read_bytes / 16, end - request->reply_start);
     }
     if (client->first == request) {
         client_pop(client);

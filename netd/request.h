@@ -26,6 +26,7 @@ struct request {
     bool done;
     bool close_after;            /* close the connection behind this reply */
     struct buf out;              /* the reply, where it had to wait */
+    size_t reply_start;          /* where it begins in the buffer that request_out gave */
     struct call call;
 
     /* appends */
