@@ -117,11 +117,15 @@ static void node_ready(void *ctx)
     struct node *node = ctx;
     const struct supervisor *s = &node->supervisor;
     uint64_t recovery_us = 0;
-    for (unsigned i = 1; i < s->count; i++)
+    unsigned down = 0;
+    for (unsigned i = 1; i < s->count; i++) {
         recovery_us = max_u64(recovery_us, s->children[i].recovery_us);
-    log_info(&node->log, "node.ready", "address=%s buckets=%u recovery_ms=%lu start_ms=%lu",
-             node->config->network.client_address, s->count - 1, recovery_us / 1000,
-             node_now_ms() - node->started_ms);
+        down += s->children[i].reported_down;
+    }
+    log_event(&node->log, down > 0 ? LOG_WARN : LOG_INFO, "node.ready",
+              "address=%s buckets=%u down=%u recovery_ms=%lu start_ms=%lu",
+              node->config->network.client_address, s->count - 1, down, recovery_us / 1000,
+              node_now_ms() - node->started_ms);
 }
 
 static void init_supervisor(struct node *node)

@@ -114,11 +114,13 @@ static void on_ready(struct supervisor *s, struct supervised *c, const struct ms
     check_ready(s);
 }
 
-/* netd listens, every bucket has recovered, every link is there: said once. */
+/* netd listens, every bucket has recovered and has its link, or is down: said once. */
 static void check_ready(struct supervisor *s)
 {
     for (unsigned i = 0; i < s->count; i++) {
         const struct supervised *c = &s->children[i];
+        if (c->kind == CHILD_BUCKETD && c->reported_down)
+            continue;
         if (c->state != CHILD_UP ||
             (c->kind == CHILD_BUCKETD && c->introduction != INTRODUCTION_UP))
             return;
@@ -221,6 +223,7 @@ static void child_failed(struct supervisor *s, struct supervised *c, uint64_t no
         log_error(s->log, "process.down", "process=%s tries=%u next_try_ms=%lu", name, c->failures,
                   s->config.backoff_ms_max);
         c->reported_down = true;
+        check_ready(s);
     }
     introduce_bucket_state(s, c);
 }

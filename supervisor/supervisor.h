@@ -83,7 +83,7 @@ struct supervisor_ops {
     /* The path on which this bucketd listens for netd: at most IPC_PATH_LEN_MAX bytes and a NUL. */
     void (*link_path)(void *ctx, uint32_t bucket, uint64_t link,
                       char path[static IPC_PATH_LEN_MAX + 1]);
-    /* All is up for the first time. */
+    /* All is up for the first time, but for buckets that are down. */
     void (*node_ready)(void *ctx);
 };
 

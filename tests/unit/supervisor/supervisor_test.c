@@ -474,6 +474,25 @@ START_TEST(a_stop_reaches_what_waits_to_be_started)
 }
 END_TEST
 
+START_TEST(a_node_with_a_bucket_down_is_ready_too)
+{
+    supervisor_start(&s, now_ms);
+    linked(0);
+    ready(0);
+    linked(1);
+    ready(1);
+    make_link(1);
+    for (unsigned i = 0; i < 5; i++) {
+        ck_assert_uint_eq(ready_calls, 0);
+        if (i > 0)
+            pass(5000);
+        ended(2);
+    }
+    ck_assert_int_eq(s.children[2].state, CHILD_DOWN);
+    ck_assert_uint_eq(ready_calls, 1);
+}
+END_TEST
+
 START_TEST(the_operator_restarts_one_process)
 {
     all_up();
@@ -561,6 +580,7 @@ int main(void)
     tcase_add_test(tcase, stop_during_the_start_kills_what_is_not_ready);
     tcase_add_test(tcase, stop_twice_kills);
     tcase_add_test(tcase, a_stop_reaches_what_waits_to_be_started);
+    tcase_add_test(tcase, a_node_with_a_bucket_down_is_ready_too);
     tcase_add_test(tcase, the_operator_restarts_one_process);
     tcase_add_test(tcase, the_operator_tries_a_bucket_that_is_down);
     tcase_add_test(tcase, a_node_whose_netd_never_starts_gives_up);
