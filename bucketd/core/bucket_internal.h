@@ -3,6 +3,7 @@
  *
  *   bucket.c    life, dispatch, turns
  *   segments.c  the table of segments and their indexes: sealing, opening, rebuilding
+ *   summaries.c what whole runs of older segments hold
  *   fetch.c     one event's bytes, from the tail, the cache or the disk
  *   append.c    transactions: duplicates, expected versions, encoding
  *   query.c     get, scans, versions, sequences
@@ -30,6 +31,13 @@ struct segment {
 };
 
 struct seal_job;
+struct summary_job;
+
+/* The summary of INDEX_SUMMARY_SEGMENTS segments, by number / that. */
+struct summary {
+    struct index_summary *index; /* NULL: there is none (yet) */
+    bool building;
+};
 
 struct segments {
     struct segment *list;
@@ -39,6 +47,10 @@ struct segments {
     uint64_t first_offset; /* of the first entry that recovery delivered */
     uint64_t clock;
     struct seal_job *jobs; /* running */
+    struct summary *summaries;
+    uint32_t summaries_len;
+    struct summary_job *summary_jobs; /* running */
+    bool holed;                       /* some part has hole_before */
 };
 
 /* --- fetch.c ---------------------------------------------------------------------------------- */
@@ -142,6 +154,8 @@ struct partition {
     uint32_t followers_len;
     struct buf tail; /* packed stored_event of this commit, on their way to the followers */
     uint64_t tail_first, tail_count;
+    /* Its newest events may lie in a damaged stretch: nobody can say where it ends. */
+    bool end_unknown;
 };
 
 struct bucket {
@@ -233,6 +247,15 @@ struct event_search {
 enum err segments_find_event(struct bucket *bucket, const struct uuid *event_id,
                              struct event_search *search, uint64_t *ret_segment,
                              uint32_t *ret_position) MUST_CHECK;
+
+/* --- summaries.c --- */
+void summaries_open(struct bucket *bucket);
+/* Makes or opens the summary that this segment belongs to, if all its segments are sealed. */
+void summaries_update(struct bucket *bucket, uint64_t segment);
+void summaries_release(struct bucket *bucket);
+/* True: the summary of the last of the `left` parts knows that none of them has it; *left moves to before them. */
+bool summaries_skip_stream(struct bucket *bucket, uint32_t partition, struct span stream, uint32_t *left);
+bool summaries_skip_event(struct bucket *bucket, const struct uuid *event_id, uint32_t *left);
 
 /* --- fetch.c --- */
 void fetcher_release(struct fetcher *fetcher);

@@ -99,6 +99,29 @@ enum err index_stream_position(struct index *index, const struct index_stream *s
 enum err index_partition_position(struct index *index, const struct index_partition *partition,
                                   uint32_t i, uint32_t *ret_position) MUST_CHECK;
 
-/* For `sierradb dump`: prints any of the three files as text, checking all of it. */
+/* --- summaries --- */
+
+/* What event ids and streams a whole run of segments holds: one look spares that many, so that what
+ * isn't there (a new stream, an unknown id) or is old stays cheap to find however many segments
+ * there are. Made from the index files of INDEX_SUMMARY_SEGMENTS segments, the first a multiple of
+ * that. */
+#define INDEX_SUMMARY_SEGMENTS 32u
+
+struct index_summary;
+
+/* Builds summaries/<first>.sum; salt->segment is the first. Runs in a job. ERR_NOTFOUND, ERR_CORRUPT: of an index file. */
+enum err index_summary_write(struct disk *disk, const struct format_salt *salt) MUST_CHECK;
+/* ERR_NOTFOUND, ERR_CORRUPT, ERR_IO. */
+enum err index_summary_open(struct disk *disk, const struct format_salt *salt,
+                            struct index_summary **ret_summary) MUST_CHECK;
+void index_summary_free(struct index_summary *summary, struct disk *disk);
+/* False: surely in none of the segments. True also where the filter is damaged. */
+bool index_summary_has_event(struct index_summary *summary, const struct uuid *event_id);
+bool index_summary_has_stream(struct index_summary *summary, uint32_t partition,
+                              struct span stream);
+/* A look met a bad page: it should be made anew. */
+bool index_summary_damaged(const struct index_summary *summary);
+
+/* For `sierradb dump`: prints any index file or summary as text, checking all of it. */
 enum err index_dump(struct span file, void (*line)(void *ctx, const char *text),
                     void *ctx) MUST_CHECK;

@@ -19,6 +19,8 @@ struct index_files {
     struct index_file file[INDEX_FILES]; /* by enum index_kind */
 };
 
+/* A view of the whole file, at least a page long; the caller unmaps it. */
+enum err index_file_map(struct disk *disk, const char *path, struct span *ret_view) MUST_CHECK;
 /* Checks header, size, table of page CRCs and bloom filter. salt NULL: as the header says. On error
  * nothing is held. */
 enum err index_file_init(struct index_file *file, enum index_kind kind, struct span view,

@@ -65,10 +65,10 @@ enum err index_dump(struct span bytes, void (*line)(void *ctx, const char *text)
     if (bytes.len < INDEX_PAGE)
         return ERR_CORRUPT;
     enum index_kind kind = INDEX_EVENTS;
-    while (kind < INDEX_FILES && load_u64(bytes.ptr) != index_magic(kind))
+    while (kind < INDEX_KINDS && load_u64(bytes.ptr) != index_magic(kind))
         kind++;
     struct index_file file;
-    if (kind == INDEX_FILES || index_file_init(&file, kind, bytes, NULL) != ERR_OK)
+    if (kind == INDEX_KINDS || index_file_init(&file, kind, bytes, NULL) != ERR_OK)
         return ERR_CORRUPT;
     print_header(&printer, &file);
     enum err err = ERR_OK;
@@ -85,7 +85,7 @@ enum err index_dump(struct span bytes, void (*line)(void *ctx, const char *text)
     } else if (err == ERR_OK && kind == INDEX_STREAMS) {
         err = check_streams(&file, NULL, &tally);
         err = err == ERR_OK ? print_streams(&printer, &file) : err;
-    } else if (err == ERR_OK) {
+    } else if (err == ERR_OK && kind == INDEX_PARTITIONS) {
         err = check_partitions(&file, NULL, &tally);
         err = err == ERR_OK ? print_partitions(&printer, &file) : err;
     }
@@ -265,7 +265,7 @@ static void print_header(const struct printer *printer, const struct index_file 
     const struct index_header *header = &file->header;
     format_uuid(&header->cluster_id, cluster);
     print(printer, "%s version=%u cluster=%s bucket=%lu segment=%010lu",
-          index_file_names[file->kind], header->version, cluster, header->bucket, header->segment);
+          file->kind == INDEX_SUMMARY ? "summary" : index_file_names[file->kind], header->version, cluster, header->bucket, header->segment);
     print(printer,
           "events=%u keys=%u listed=%u name_bytes=%lu file_bytes=%lu pages=%lu bloom_lines=%lu "
           "fanout_bits=%u",

@@ -10,8 +10,6 @@
 
 #define PATH_LEN_MAX 256u
 
-static enum err map_file(struct disk *disk, const char *dir, enum index_kind kind,
-                         struct span *ret_view);
 static bool header_agrees(const struct index_file *file, const struct format_salt *salt);
 
 enum err index_open(struct disk *disk, const char *dir, const struct format_salt *salt,
@@ -22,7 +20,10 @@ enum err index_open(struct disk *disk, const char *dir, const struct format_salt
     enum err err = ERR_OK;
     for (enum index_kind kind = INDEX_EVENTS; kind < INDEX_FILES && err == ERR_OK; kind++) {
         struct span view;
-        err = map_file(disk, dir, kind, &view);
+        char path[PATH_LEN_MAX];
+        int len = snprintf(path, sizeof path, "%s/%s", dir, index_file_names[kind]);
+        ASSERT(len > 0 && (size_t)len < sizeof path);
+        err = index_file_map(disk, path, &view);
         if (err != ERR_OK)
             break;
         err = index_file_init(&files->file[kind], kind, view, salt);
@@ -200,12 +201,8 @@ enum err index_files_partition_position(struct index_files *files,
 /* --- one file
  * ------------------------------------------------------------------------------------- */
 
-static enum err map_file(struct disk *disk, const char *dir, enum index_kind kind,
-                         struct span *ret_view)
+enum err index_file_map(struct disk *disk, const char *path, struct span *ret_view)
 {
-    char path[PATH_LEN_MAX];
-    int len = snprintf(path, sizeof path, "%s/%s", dir, index_file_names[kind]);
-    ASSERT(len > 0 && (size_t)len < sizeof path);
     struct file *file;
     enum err err = disk->ops->open(disk, path, OPEN_READ, &file);
     if (err != ERR_OK)
@@ -240,8 +237,9 @@ enum err index_file_init(struct index_file *file, enum index_kind kind, struct s
 
     new.checked = calloc(1, (new.layout.pages + 7) / 8);
     ASSERT(new.checked != NULL);
-    uint64_t bloom_bytes = new.layout.bloom_lines *BLOOM_LINE_BYTES;
-    if (index_file_at(&new, new.layout.bloom, bloom_bytes) == NULL && bloom_bytes > 0) {
+    /* A summary's filters are large, and wanted at once in a start: its pages wait to be touched. */
+    uint64_t bloom_bytes = kind == INDEX_SUMMARY ? 0 : new.layout.bloom_lines * BLOOM_LINE_BYTES;
+    if (bloom_bytes > 0 && index_file_at(&new, new.layout.bloom, bloom_bytes) == NULL) {
         index_file_release(&new);
         return ERR_CORRUPT;
     }

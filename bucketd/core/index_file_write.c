@@ -2,10 +2,9 @@
  * synced and renamed. */
 #include <stdio.h>
 #include <stdlib.h>
-#include <xxhash.h>
 
 #include "bucketd/core/bloom.h"
-#include "bucketd/core/index_format.h"
+#include "bucketd/core/index_image.h"
 #include "bucketd/core/index_internal.h"
 #include "common/assert.h"
 
@@ -17,13 +16,6 @@ const char *const index_file_names[INDEX_FILES] = {
     [INDEX_STREAMS] = "stream.sidx",
 };
 
-/* A file being built: zeros but for what was filled in so far. */
-struct image {
-    uint8_t *bytes;
-    struct index_header header;
-    struct index_layout layout;
-};
-
 /* Keys to be sorted, as (hash, value): next goes on to the next key, `at` starts as zeros. */
 struct key_cursor {
     const struct index_memory *memory;
@@ -33,13 +25,9 @@ struct key_cursor {
 };
 typedef bool next_key_fn(struct key_cursor *at, uint64_t *ret_hash, uint32_t *ret_value);
 
-static void build_events(struct image *image, const struct index_memory *memory);
-static void build_streams(struct image *image, const struct index_memory *memory);
-static void build_partitions(struct image *image, const struct index_memory *memory);
-static void begin_image(struct image *image, enum index_kind kind, const struct format_salt *salt);
-static void finish_image(struct image *image, enum index_kind kind, const struct format_salt *salt);
-static enum err write_image(const struct image *image, enum index_kind kind, struct disk *disk,
-                            const char *dir);
+static void build_events(struct index_image *image, const struct index_memory *memory);
+static void build_streams(struct index_image *image, const struct index_memory *memory);
+static void build_partitions(struct index_image *image, const struct index_memory *memory);
 static void count_streams(const struct index_memory *memory, struct index_header *header);
 static void count_partitions(const struct index_memory *memory, struct index_header *header);
 
@@ -48,27 +36,25 @@ enum err index_write(const struct index *index, struct disk *disk, const char *d
 {
     ASSERT(index->memory != NULL);
     const struct index_memory *memory = index->memory;
-    /* Whoever reads the files must not learn the process's secret. */
-    const uint64_t process_seed = index_memory_seed(memory);
-    const uint64_t seed = XXH3_64bits(&process_seed, sizeof process_seed);
+    const uint64_t seed = index_file_seed(salt);
 
     for (enum index_kind kind = INDEX_EVENTS; kind < INDEX_FILES; kind++) {
-        struct image image = {.header = {.hash_seed = seed, .events = index_memory_events(memory)}};
+        struct index_image image = {.header = {.hash_seed = seed, .events = index_memory_events(memory)}};
         if (kind == INDEX_EVENTS)
             image.header.keys = image.header.events;
         else if (kind == INDEX_STREAMS)
             count_streams(memory, &image.header);
         else
             count_partitions(memory, &image.header);
-        begin_image(&image, kind, salt);
+        index_image_begin(&image, kind, salt);
         if (kind == INDEX_EVENTS)
             build_events(&image, memory);
         else if (kind == INDEX_STREAMS)
             build_streams(&image, memory);
         else
             build_partitions(&image, memory);
-        finish_image(&image, kind, salt);
-        enum err err = write_image(&image, kind, disk, dir);
+        index_image_finish(&image, kind, salt);
+        enum err err = index_image_write(&image, disk, dir, index_file_names[kind]);
         free(image.bytes);
         if (err != ERR_OK)
             return err;
@@ -122,7 +108,7 @@ static void sort_bucket(struct eidx_entry *entries, uint32_t count)
 
 /* Fills the image's bloom filter and fan-out, and `to` with (tag, value) in the order of the file.
  */
-static void sort_keys(struct image *image, struct key_cursor start, next_key_fn *next,
+static void sort_keys(struct index_image *image, struct key_cursor start, next_key_fn *next,
                       struct eidx_entry *to)
 {
     const struct index_layout *layout = &image->layout;
@@ -157,7 +143,7 @@ static bool next_event(struct key_cursor *at, uint64_t *ret_hash, uint32_t *ret_
     return true;
 }
 
-static void build_events(struct image *image, const struct index_memory *memory)
+static void build_events(struct index_image *image, const struct index_memory *memory)
 {
     struct key_cursor start = {.memory = memory, .seed = image->header.hash_seed};
     sort_keys(image, start, next_event,
@@ -174,7 +160,7 @@ static bool next_stream(struct key_cursor *at, uint64_t *ret_hash, uint32_t *ret
 }
 
 /* Puts a list behind those already there, or its only position into the entry. */
-static uint32_t put_list(struct image *image, uint32_t *listed, const uint32_t *positions,
+static uint32_t put_list(struct index_image *image, uint32_t *listed, const uint32_t *positions,
                          uint32_t count)
 {
     if (count == 1)
@@ -187,7 +173,7 @@ static uint32_t put_list(struct image *image, uint32_t *listed, const uint32_t *
     return first;
 }
 
-static void build_streams(struct image *image, const struct index_memory *memory)
+static void build_streams(struct index_image *image, const struct index_memory *memory)
 {
     const struct index_layout *layout = &image->layout;
     const uint32_t keys = image->header.keys;
@@ -224,7 +210,7 @@ static int compare_partitions(const void *a, const void *b)
     return (left->partition > right->partition) - (left->partition < right->partition);
 }
 
-static void build_partitions(struct image *image, const struct index_memory *memory)
+static void build_partitions(struct index_image *image, const struct index_memory *memory)
 {
     const uint32_t keys = image->header.keys;
     struct index_memory_partition *order = malloc((keys + 1ull) * sizeof *order);
@@ -250,7 +236,7 @@ static void build_partitions(struct image *image, const struct index_memory *mem
  * ------------------------------------------------------------------------------------- */
 
 /* From the counts in the header. */
-static void begin_image(struct image *image, enum index_kind kind, const struct format_salt *salt)
+void index_image_begin(struct index_image *image, enum index_kind kind, const struct format_salt *salt)
 {
     bool fits = index_layout(&image->header, kind, &image->layout);
     ASSERT(fits);
@@ -266,7 +252,7 @@ static void begin_image(struct image *image, enum index_kind kind, const struct 
 
 /* The header's page comes last: it tells the CRC of the table, which has the others'. Its own place
  * in the table is 0. */
-static void finish_image(struct image *image, enum index_kind kind, const struct format_salt *salt)
+void index_image_finish(struct index_image *image, enum index_kind kind, const struct format_salt *salt)
 {
     const struct index_layout *layout = &image->layout;
     uint32_t *crcs = (uint32_t *)(image->bytes + layout->page_crcs);
@@ -279,12 +265,12 @@ static void finish_image(struct image *image, enum index_kind kind, const struct
     memcpy(image->bytes, &image->header, sizeof image->header);
 }
 
-static enum err write_image(const struct image *image, enum index_kind kind, struct disk *disk,
-                            const char *dir)
+enum err index_image_write(const struct index_image *image, struct disk *disk, const char *dir,
+                           const char *name)
 {
     char path[PATH_LEN_MAX], path_new[PATH_LEN_MAX];
-    int len = snprintf(path, sizeof path, "%s/%s", dir, index_file_names[kind]);
-    int len_new = snprintf(path_new, sizeof path_new, "%s/%s.new", dir, index_file_names[kind]);
+    int len = snprintf(path, sizeof path, "%s/%s", dir, name);
+    int len_new = snprintf(path_new, sizeof path_new, "%s/%s.new", dir, name);
     ASSERT(len > 0 && len_new > len && (size_t)len_new < sizeof path_new);
 
     enum err err = disk->ops->unlink(disk, path_new); /* left by a crash */

@@ -30,6 +30,11 @@ bool index_layout(const struct index_header *header, enum index_kind kind,
     if (kind != INDEX_PARTITIONS) {
         layout.bloom_lines = bloom_lines(header->keys);
         layout.bloom = put_section(&at, layout.bloom_lines * BLOOM_LINE_BYTES);
+    }
+    if (kind == INDEX_SUMMARY) {
+        layout.streams_bloom_lines = bloom_lines(header->listed);
+        layout.streams_bloom = put_section(&at, layout.streams_bloom_lines * BLOOM_LINE_BYTES);
+    } else if (kind != INDEX_PARTITIONS) {
         while ((uint64_t)KEYS_PER_BUCKET << layout.fanout_bits < header->keys)
             layout.fanout_bits++;
         layout.fanout = put_section(&at, ((1ull << layout.fanout_bits) + 1) * sizeof(uint32_t));
@@ -39,9 +44,11 @@ bool index_layout(const struct index_header *header, enum index_kind kind,
         [INDEX_EVENTS] = sizeof(struct eidx_entry),
         [INDEX_PARTITIONS] = sizeof(struct pidx_entry),
         [INDEX_STREAMS] = sizeof(struct sidx_entry),
+        [INDEX_SUMMARY] = 0,
     };
     layout.entries = put_section(&at, header->keys * entry_bytes[kind]);
-    layout.lists = put_section(&at, header->listed * (uint64_t)sizeof(uint32_t));
+    if (kind != INDEX_SUMMARY)
+        layout.lists = put_section(&at, header->listed * (uint64_t)sizeof(uint32_t));
     layout.names = put_section(&at, header->name_bytes);
     layout.page_crcs = align_up(at, INDEX_PAGE);
     layout.pages = layout.page_crcs / INDEX_PAGE;
@@ -72,9 +79,18 @@ uint32_t index_pages_crc(const struct format_salt *salt, enum index_kind kind, s
 
 uint64_t index_magic(enum index_kind kind)
 {
-    static const uint64_t magics[] = {
-        [INDEX_EVENTS] = EIDX_MAGIC, [INDEX_PARTITIONS] = PIDX_MAGIC, [INDEX_STREAMS] = SIDX_MAGIC};
+    static const uint64_t magics[INDEX_KINDS] = {
+        [INDEX_EVENTS] = EIDX_MAGIC,
+        [INDEX_PARTITIONS] = PIDX_MAGIC,
+        [INDEX_STREAMS] = SIDX_MAGIC,
+        [INDEX_SUMMARY] = SUM_MAGIC,
+    };
     return magics[kind];
+}
+
+uint64_t index_file_seed(const struct format_salt *salt)
+{
+    return XXH3_64bits_withSeed(salt->cluster_id.bytes, sizeof salt->cluster_id.bytes, salt->bucket);
 }
 
 uint64_t index_hash_event(uint64_t seed, const struct uuid *event_id)

@@ -1,5 +1,5 @@
-/* The three index files of a sealed segment, all of them: little-endian, fixed layouts, sections in
- * units of 64 bytes.
+/* The three index files of a sealed segment, and the summary of 32 of them: little-endian, fixed
+ * layouts, sections in units of 64 bytes.
  *
  *   index.eidx                   stream.sidx                      partition.pidx
  *   +----------------------+ 0   +----------------------+ 0       +----------------------+ 0
@@ -14,6 +14,10 @@
  *                                +----------------------+ 4K
  *                                | page CRCs: u32[]     |
  *                                +----------------------+
+ *
+ *   A summary, summaries/<first segment>.sum, has header, the bloom filter of all event ids, that
+ *   of all streams, and page CRCs. It is made from the sorted hashes of the segments' own files, of
+ *   which the top 32 bits can be told; so its filters are of those (index_summary_hash).
  *
  * Where the sections lie follows from the counts in the header alone (index_layout).
  *
@@ -36,10 +40,12 @@
 #define INDEX_PAGE    4096u
 #define INDEX_SECTION 64u
 
-enum index_kind { INDEX_EVENTS, INDEX_PARTITIONS, INDEX_STREAMS };
+enum index_kind { INDEX_EVENTS, INDEX_PARTITIONS, INDEX_STREAMS, INDEX_SUMMARY };
+#define INDEX_KINDS 4u
 #define EIDX_MAGIC 0x5844494542445253ull /* "SRDBEIDX" */
 #define PIDX_MAGIC 0x5844495042445253ull /* "SRDBPIDX" */
 #define SIDX_MAGIC 0x5844495342445253ull /* "SRDBSIDX" */
+#define SUM_MAGIC  0x4d4d555342445253ull /* "SRDBSUMM" */
 
 struct index_header {
     uint64_t magic;
@@ -52,7 +58,7 @@ struct index_header {
     uint64_t file_bytes;
     uint32_t events;     /* in the segment; the same in all three files */
     uint32_t keys;       /* entries of this file: events, streams or partitions */
-    uint32_t listed;     /* positions in the lists */
+    uint32_t listed;     /* positions in the lists; in a summary: streams */
     uint32_t pages_crc;  /* of the table of page CRCs */
     uint64_t name_bytes; /* stream.sidx only */
 };
@@ -91,6 +97,7 @@ _Static_assert(sizeof(struct pidx_entry) == 24, "fixed layout");
 /* Where things lie, in bytes from the file's start. Sections a kind doesn't have are empty. */
 struct index_layout {
     uint64_t bloom, bloom_lines;
+    uint64_t streams_bloom, streams_bloom_lines; /* summary only */
     uint64_t fanout; /* (1 << fanout_bits) + 1 numbers */
     uint32_t fanout_bits;
     uint64_t tags; /* stream.sidx only */
@@ -116,8 +123,18 @@ uint32_t index_pages_crc(const struct format_salt *salt, enum index_kind kind, s
 
 uint64_t index_magic(enum index_kind kind);
 
+/* The seed of all index files of a bucket, so that a key has one hash in them. */
+uint64_t index_file_seed(const struct format_salt *salt);
 uint64_t index_hash_event(uint64_t seed, const struct uuid *event_id);
 uint64_t index_hash_stream(uint64_t seed, uint32_t partition, struct span stream);
+
+/* What stands for a key in a summary's filters: its top 32 bits, spread over 64. */
+static inline uint64_t index_summary_hash(uint64_t hash)
+{
+    uint64_t mixed = ((hash >> 32) + 1) * 0x9e3779b97f4a7c15u;
+    mixed = (mixed ^ (mixed >> 32)) * 0xd6e8feb86659fd93u;
+    return mixed ^ (mixed >> 32);
+}
 
 static inline uint32_t index_bucket(const struct index_layout *layout, uint64_t hash)
 {

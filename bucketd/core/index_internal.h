@@ -46,7 +46,6 @@ struct index_memory_partition {
     const uint32_t *positions;
     uint32_t count;
 };
-uint64_t index_memory_seed(const struct index_memory *memory);
 uint32_t index_memory_events(const struct index_memory *memory);
 uint32_t index_memory_streams(const struct index_memory *memory);
 uint32_t index_memory_partitions(const struct index_memory *memory);

@@ -251,11 +251,6 @@ uint32_t index_memory_partition_position(const struct index_memory *memory, uint
 /* --- for the writer
  * ------------------------------------------------------------------------------- */
 
-uint64_t index_memory_seed(const struct index_memory *memory)
-{
-    return memory->seed;
-}
-
 uint32_t index_memory_events(const struct index_memory *memory)
 {
     return memory->events.count;

@@ -28,6 +28,8 @@ static bool files_exist(struct bucket *bucket, uint64_t number);
 static void start_seal(struct bucket *bucket, struct segment *segment);
 static void seal_work(struct job *job, struct disk *disk);
 static void seal_done(struct job *job);
+static void seal_at_once(struct bucket *bucket, struct segment *segment);
+static void sealed(struct bucket *bucket, struct segment *segment, enum err err);
 static void map_segment(struct bucket *bucket, struct segment *segment, struct index *index);
 static void unmap_least_used(struct bucket *bucket, const struct segment *keep);
 static struct format_salt segment_salt(const struct bucket *bucket, uint64_t number);
@@ -44,6 +46,7 @@ void segments_release(struct bucket *bucket)
         if (segments->list[i].index != NULL)
             index_free(segments->list[i].index, bucket->env->disk);
     }
+    summaries_release(bucket);
     while (segments->jobs != NULL) {
         struct seal_job *job = segments->jobs;
         segments->jobs = job->next;
@@ -63,6 +66,7 @@ void segments_on_entry(struct bucket *bucket, const struct wal_entry *entry)
         if (segments->count > 0)
             segments->list[segments->count - 1].kept = true;
         add_segment(bucket, entry->segment, index_new(bucket->hash_seed))->hole_before = gap;
+        segments->holed |= gap;
     }
     bucket->recovered_idx = entry->head->idx;
     if (entry->head->record.entry_kind == ENTRY_TX)
@@ -98,8 +102,14 @@ enum err segments_open(struct bucket *bucket, const struct wal_recovery *recover
             return err;
         older += segments->count - count;
         i += segments->count - count;
+        /* A crash leaves the newest one without its files: they are written beside the bucket's
+         * work. Where more are missing, they are written at once, lest all be in memory together.
+         */
+        if (i + 1 < older && !segments->list[i].kept)
+            seal_at_once(bucket, &segments->list[i]);
     }
     segments_seal(bucket, recovery->segment);
+    summaries_open(bucket);
     return ERR_OK;
 }
 
@@ -109,12 +119,13 @@ static void mark_holes(struct bucket *bucket, const struct wal_recovery *recover
     struct segments *segments = &bucket->segments;
     uint64_t offset = recovery->damage_offset;
     if (segments->count > 0 && offset >= recovery->data_start && offset < segments->first_offset)
-        segments->list[0].hole_before = true;
+        segments->list[0].hole_before = segments->holed = true;
     if (segments->count > 0 && bucket->recovered_idx == wal_last_idx(bucket->wal))
         return;
     if (segments->count > 0)
         segments->list[segments->count - 1].kept = true;
     add_segment(bucket, recovery->segment, index_new(bucket->hash_seed))->hole_before = true;
+    segments->holed = true;
 }
 
 void segments_roll(struct bucket *bucket, uint64_t number)
@@ -128,8 +139,9 @@ void segments_seal(struct bucket *bucket, uint64_t number)
     /* All but the newest few have been sealed long ago. */
     for (uint32_t i = segments->count - 1; i-- > 0;) {
         struct segment *segment = &segments->list[i];
-        if (segment->number < number && segment->index != NULL && !segment->sealing &&
-            !segment->kept && !index_is_mapped(segment->index))
+        if (segment->index == NULL || index_is_mapped(segment->index))
+            break;
+        if (segment->number < number && !segment->sealing && !segment->kept)
             start_seal(bucket, segment);
     }
 }
@@ -158,7 +170,6 @@ enum err segments_index(struct bucket *bucket, uint32_t i, struct index **ret_in
 enum err segments_rebuild(struct bucket *bucket, uint32_t i, uint32_t *ret_i)
 {
     struct segment *segment = &bucket->segments.list[i];
-    uint64_t number = segment->number;
     uint32_t count = bucket->segments.count;
     log_warn(bucket->env->log, "index.rebuild", "segment=%lu reason=\"missing or damaged\"",
              segment->number);
@@ -171,7 +182,9 @@ enum err segments_rebuild(struct bucket *bucket, uint32_t i, uint32_t *ret_i)
     enum err err = build_index(bucket, i);
     if (err == ERR_OK) {
         *ret_i = i + (bucket->segments.count - count);
-        segments_seal(bucket, number + 1);
+        segment = &bucket->segments.list[*ret_i];
+        if (!segment->kept)
+            start_seal(bucket, segment);
     }
     return err;
 }
@@ -184,7 +197,7 @@ struct index *segments_open_index(struct bucket *bucket)
 
 bool segments_busy(const struct bucket *bucket)
 {
-    return bucket->segments.sealing > 0;
+    return bucket->segments.sealing > 0 || bucket->segments.summary_jobs != NULL;
 }
 
 enum err segments_find_stream(struct bucket *bucket, uint32_t partition, struct span stream,
@@ -192,6 +205,8 @@ enum err segments_find_stream(struct bucket *bucket, uint32_t partition, struct 
 {
     uint32_t left = below;
     while (left > 0) {
+        if (summaries_skip_stream(bucket, partition, stream, &left))
+            continue;
         uint32_t i = left - 1;
         struct index *index;
         enum err err = segments_index(bucket, i, &index);
@@ -210,6 +225,8 @@ enum err segments_find_event(struct bucket *bucket, const struct uuid *event_id,
                              uint32_t *ret_position)
 {
     while (search->left > 0) {
+        if (search->skip == 0 && summaries_skip_event(bucket, event_id, &search->left))
+            continue;
         uint32_t i = search->left - 1;
         struct index *index;
         enum err err = segments_index(bucket, i, &index);
@@ -316,6 +333,7 @@ static enum err build_index(struct bucket *bucket, uint32_t i)
     /* Nobody knows whether the damage reaches to the segment's end. */
     if (!whole && i + rebuild.count < segments->count)
         segments->list[i + rebuild.count].hole_before = true;
+    segments->holed |= !whole;
     free(rebuild.parts);
     return ERR_OK;
 }
@@ -387,24 +405,42 @@ static void seal_done(struct job *base)
         ASSERT(++i < segments->count);
     struct segment *segment = &segments->list[i];
     segment->sealing = false;
+    sealed(bucket, segment, job->err);
+    free(job);
+    append_retry_waiting(bucket);
+}
+
+static void seal_at_once(struct bucket *bucket, struct segment *segment)
+{
+    char dir[32];
+    struct format_salt salt = segment_salt(bucket, segment->number);
+    sealed(bucket, segment,
+           index_write(segment->index, bucket->env->disk, wal_segment_dir(segment->number, dir),
+                       &salt));
+}
+
+/* The index files are written, or not (err): from now on they are used, or what is in memory is
+ * kept. */
+static void sealed(struct bucket *bucket, struct segment *segment, enum err err)
+{
     struct index *mapped = NULL;
     char dir[32];
-    enum err err = job->err;
+    uint64_t number = segment->number;
+    struct format_salt salt = segment_salt(bucket, number);
     if (err == ERR_OK)
-        err = index_open(bucket->env->disk, wal_segment_dir(job->number, dir), &job->salt, &mapped);
+        err = index_open(bucket->env->disk, wal_segment_dir(number, dir), &salt, &mapped);
     if (err == ERR_OK) {
         index_free(segment->index, bucket->env->disk);
         map_segment(bucket, segment, mapped);
-        log_debug(bucket->env->log, "segment.sealed", "segment=%lu", job->number);
+        summaries_update(bucket, number);
+        log_debug(bucket->env->log, "segment.sealed", "segment=%lu", number);
     } else {
         /* Full disk: the index stays in memory; the next start builds the files. Anything else is
          * no reason to stop either: what is derived can be derived again. */
         segment->kept = true;
-        log_warn(bucket->env->log, "index.not_written", "segment=%lu error=%s", job->number,
+        log_warn(bucket->env->log, "index.not_written", "segment=%lu error=%s", number,
                  err_name(err));
     }
-    free(job);
-    append_retry_waiting(bucket);
 }
 
 static void map_segment(struct bucket *bucket, struct segment *segment, struct index *index)
