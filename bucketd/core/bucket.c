@@ -11,6 +11,7 @@
 #define WITNESS_IDLE_NS (1000 * NS_PER_MS)
 #define SPACE_RETRY_NS  (200 * NS_PER_MS)
 
+static void find_unknown_ends(struct bucket *bucket, uint64_t newest);
 static void wal_on_entry(void *ctx, const struct wal_entry *entry);
 static void wal_on_durable(void *ctx, uint64_t last_idx, struct lsn at, struct span written);
 static void wal_on_roll(void *ctx, uint64_t new_segment);
@@ -89,12 +90,34 @@ enum err bucket_open(struct bucket *bucket)
         log_info(bucket->env->log, "log.torn_tail_cut", "segment=%" PRIu64 " bytes=%" PRIu64,
                  recovery.segment, recovery.torn_bytes);
     if (recovery.damaged)
+        find_unknown_ends(bucket, recovery.segment);
+    if (recovery.damaged)
         log_error(bucket->env->log, "log.damaged",
                   "segment=%" PRIu64 " offset=%" PRIu64 " effect=\"reads only\"", recovery.segment,
                   recovery.damage_offset);
     bucket_begin_term(bucket);
     bucket->flushed_ns = bucket->env->ops->now_ns(bucket->env);
     return ERR_OK;
+}
+
+/* A partition without an event behind the last hole may have lost its newest ones in it. */
+static void find_unknown_ends(struct bucket *bucket, uint64_t newest)
+{
+    const struct segments *segments = &bucket->segments;
+    uint32_t last = segments->count - 1;
+    while (last > 0 && !segments->list[last].hole_before)
+        last--;
+    if (!segments->list[last].hole_before || segments->list[last].number != newest)
+        return;
+    for (uint32_t i = 0; i < bucket->partition_count; i++) {
+        struct index_partition found;
+        uint32_t partition = bucket->config.bucket + i * bucket->config.bucket_count;
+        bucket->partitions[i].end_unknown = true;
+        for (uint32_t part = last; part < segments->count; part++) {
+            if (index_find_partition(segments->list[part].index, partition, &found) == ERR_OK)
+                bucket->partitions[i].end_unknown = false;
+        }
+    }
 }
 
 void bucket_on_message(struct bucket *bucket, uint32_t link, const struct msg *msg)

@@ -85,6 +85,12 @@ void commit_follow(struct bucket *bucket, uint32_t link, const struct msg_follow
                     req->partition, bucket->config.bucket);
         return;
     }
+    if (p->end_unknown) {
+        bucket_fail(bucket, link, req->req_id, ERR_READ,
+                    "partition %lu: its newest events are damaged; see sierradb verify",
+                    req->partition);
+        return;
+    }
     bool known = false;
     for (uint32_t i = 0; i < p->followers_len; i++)
         known |= p->followers[i] == link;

@@ -225,6 +225,12 @@ static void answer_sequence(struct bucket *bucket, uint32_t link,
                     req->partition, bucket->config.bucket);
         return;
     }
+    if (p->end_unknown) {
+        bucket_fail(bucket, link, req->req_id, ERR_READ,
+                    "partition %lu: its newest events are damaged; see sierradb verify",
+                    req->partition);
+        return;
+    }
     struct buf *out = bucket->env->ops->outbox(bucket->env, link);
     if (out != NULL)
         msg_pack_number_reply(
@@ -283,7 +289,9 @@ static enum err run_scan(struct bucket *bucket, struct query *query)
     struct cursor cursor = {0};
     for (;;) {
         bool over = query->reverse ? query->at < query->end : query->at > query->end;
-        if (over || query->watermark == 0) {
+        bool nothing = query->watermark == 0 &&
+                       !bucket_partition(bucket, query->partition)->end_unknown;
+        if (over || nothing) {
             answer_events(bucket, query, false);
             return ERR_OK;
         }
@@ -293,6 +301,11 @@ static enum err run_scan(struct bucket *bucket, struct query *query)
         enum err err = locate(bucket, query, &cursor, &position);
         if (err == ERR_NOTFOUND) {
             answer_events(bucket, query, false);
+            return ERR_OK;
+        }
+        /* What is whole before the damage is answered; who goes on from there gets the error. */
+        if (err == ERR_CORRUPT && query->found > 0) {
+            answer_events(bucket, query, true);
             return ERR_OK;
         }
         if (err != ERR_OK)
@@ -306,10 +319,14 @@ static enum err run_scan(struct bucket *bucket, struct query *query)
         struct event_view event;
         err = fetch_event(bucket, &query->fetcher, bucket->segments.list[cursor.i].number, position,
                           &event);
+        if (err == ERR_OK && !is_wanted(query, &event))
+            err = ERR_CORRUPT;
+        if (err == ERR_CORRUPT && query->found > 0) {
+            answer_events(bucket, query, true);
+            return ERR_OK;
+        }
         if (err != ERR_OK)
             return err;
-        if (!is_wanted(query, &event))
-            return ERR_CORRUPT;
         bool readable = event.sequence < query->watermark;
         if (!readable && !query->reverse) {
             answer_events(bucket, query, false);
@@ -391,6 +408,11 @@ static enum err locate_in_partition(struct bucket *bucket, struct query *query,
                                     struct cursor *cursor, uint32_t *ret_position)
 {
     if (query->at >= query->watermark) {
+        const struct partition *p = bucket_partition(bucket, query->partition);
+        if (p->end_unknown && query->watermark == p->watermark) {
+            cursor->valid = false;
+            return ERR_CORRUPT;
+        }
         if (!query->reverse)
             return ERR_NOTFOUND;
         query->at = query->watermark - 1;
@@ -418,8 +440,10 @@ static enum err locate_in_partition(struct bucket *bucket, struct query *query,
         }
         /* Every sequence below the watermark was stored: one that isn't found lies in a damaged
          * stretch. */
-        if (!cursor->valid || query->at - found->first_seq >= found->count)
+        if (!cursor->valid || query->at - found->first_seq >= found->count) {
+            cursor->valid = false;
             return ERR_CORRUPT;
+        }
     }
     enum err err = segments_index(bucket, cursor->i, &index);
     if (err != ERR_OK)
