@@ -228,7 +228,8 @@ static void on_events_reply(struct world *world, struct request *request, const 
             trace_fail(&world->trace, "another event than tx %u event %u is found", request->tx, request->read_event);
         return;
     }
-    if (!see_watermark(world, request, reply->watermark))
+    bool cut_by_damage = world->model.rot && reply->more;
+    if (!cut_by_damage && !see_watermark(world, request, reply->watermark))
         return;
     if (newest > reply->watermark)
         trace_fail(&world->trace, "event %lu lies behind the watermark %lu", newest - 1, reply->watermark);
@@ -319,6 +320,9 @@ static void judge_read(struct world *world, const struct read_check *read)
         any = any && read->from <= last;
     }
     uint64_t end = read->reverse ? read->first - read->count + 1 : read->first + read->count - 1;
+    /* In front of damage a chunk may end anywhere, and say that more follows. */
+    if (world->model.rot && read->more)
+        return;
     bool right = any ? read->count > 0 && read->first == first && (read->reverse ? end >= last : end <= last) &&
                            read->more == (end != last)
                      : read->count == 0 && !read->more;

@@ -87,7 +87,6 @@ static void rot_data(struct world *world)
         sim_disk_flip(disk, paths[at], i, (uint8_t)(1 + prng_below(&world->prng, 255)));
     world->rot_done = true;
     world->model.rot = true;
-    world->rot_in_newest = newest;
     world->totals.damaged_seeds = 1;
 }
 

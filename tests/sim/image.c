@@ -6,7 +6,8 @@
 #define LINK          1u
 #define JOBS_MAX      256u
 #define TURNS_MAX     10000u
-#define HOLES_MAX     4096u
+/* So many reads in a row may fail where the partition's end is unknown. */
+#define HOLES_MAX     64u
 
 struct image {
     struct env env;
@@ -17,12 +18,12 @@ struct image {
     unsigned job_count;
     struct buf outbox;
     bool dead;
-    uint64_t req_id;
     const struct image_reader *reader;
 };
 
 static void scan(struct image *image, uint32_t partition);
-static bool ask(struct image *image, const struct msg_scan_partition_req *req, struct buf *answer, struct msg *ret_msg);
+static uint64_t see_events(struct image *image, const struct msg_events_reply *reply, uint64_t from);
+static bool ask(struct image *image, struct msg *msg, enum msg_tag expected, struct buf *answer);
 
 static struct image *image_of(struct env *env)
 {
@@ -94,60 +95,67 @@ static void scan(struct image *image, uint32_t partition)
 {
     const struct image_reader *reader = image->reader;
     struct buf answer = {0};
-    struct msg msg;
-    uint64_t from = 0, holes = 0;
-    for (;;) {
-        struct msg_scan_partition_req req = {.partition = partition, .from = from, .to = UINT64_MAX,
-                                             .count = 1000, .bytes = 256u << 10, .watermark = UINT64_MAX};
-        if (!ask(image, &req, &answer, &msg))
+    struct msg msg = {.tag = TAG_sequence_req, .u.sequence_req.partition = partition};
+    uint64_t end = UINT64_MAX, from = 0, holes = 0;
+    if (ask(image, &msg, TAG_number_reply, &answer) && msg.tag == TAG_number_reply)
+        end = msg.u.number_reply.watermark;
+    while (from < end && !image->dead) {
+        bool alone = holes > 0;
+        msg = (struct msg){.tag = TAG_scan_partition_req};
+        msg.u.scan_partition_req = (struct msg_scan_partition_req){
+            .partition = partition, .from = from, .to = UINT64_MAX, .count = alone ? 1 : 1000,
+            .bytes = 256u << 10, .watermark = UINT64_MAX};
+        if (!ask(image, &msg, TAG_events_reply, &answer))
             break;
         if (msg.tag == TAG_fail_reply) {
-            /* The chunk met damage: one by one, so that only what is damaged counts as lost. */
-            req.count = 1;
-            if (!ask(image, &req, &answer, &msg))
+            /* Damage: on from the event behind it, unless nobody knows where the partition ends. */
+            if (++holes > HOLES_MAX && end == UINT64_MAX)
                 break;
-            if (msg.tag == TAG_fail_reply) {
-                reader->on_hole(reader->ctx, partition, from++, (enum err)msg.u.fail_reply.error);
-                if (++holes > HOLES_MAX) {
-                    reader->on_problem(reader->ctx, "a scan fails for ever");
-                    break;
-                }
-                continue;
-            }
+            if (end != UINT64_MAX)
+                reader->on_hole(reader->ctx, partition, from, (enum err)msg.u.fail_reply.error);
+            from++;
+            continue;
         }
-        struct rec_stored_event event;
-        uint64_t count = 0;
-        while (rec_next_stored_event(&msg.u.events_reply.events, &event) == ERR_OK) {
-            if (event.sequence != from + count)
-                reader->on_problem(reader->ctx, "a scan's events aren't contiguous");
-            reader->on_event(reader->ctx, &event);
-            count++;
-        }
+        uint64_t count = see_events(image, &msg.u.events_reply, from);
         from += count;
-        if (!msg.u.events_reply.more) {
-            reader->on_end(reader->ctx, partition, msg.u.events_reply.watermark);
+        if (count > 0)
+            holes = 0;
+        if (!msg.u.events_reply.more && from != end) {
+            reader->on_problem(reader->ctx, "a scan ends before the partition does");
             break;
         }
         if (count == 0) {
-            reader->on_problem(reader->ctx, "an empty chunk says that more follows");
+            reader->on_problem(reader->ctx, "an empty chunk before the partition's end");
             break;
         }
     }
+    reader->on_end(reader->ctx, partition, end);
     buf_release(&answer);
 }
 
-/* Asks and runs jobs until the answer is there; it points into *answer. */
-static bool ask(struct image *image, const struct msg_scan_partition_req *req, struct buf *answer, struct msg *ret_msg)
+static uint64_t see_events(struct image *image, const struct msg_events_reply *reply, uint64_t from)
 {
-    struct msg msg = {.tag = TAG_scan_partition_req, .u.scan_partition_req = *req};
-    msg.u.scan_partition_req.req_id = ++image->req_id;
+    const struct image_reader *reader = image->reader;
+    struct rec_stored_event event;
+    struct span list = reply->events;
+    uint64_t count = 0;
+    while (rec_next_stored_event(&list, &event) == ERR_OK) {
+        if (event.sequence != from + count)
+            reader->on_problem(reader->ctx, "a scan's events aren't contiguous");
+        reader->on_event(reader->ctx, &event);
+        count++;
+    }
+    return count;
+}
+
+/* Sends *msg and runs jobs until the answer is there: it is put into *msg and points into *answer. */
+static bool ask(struct image *image, struct msg *msg, enum msg_tag expected, struct buf *answer)
+{
     image->outbox.len = 0;
-    bucket_on_message(image->bucket, LINK, &msg);
+    bucket_on_message(image->bucket, LINK, msg);
     for (unsigned turns = 0; turns < TURNS_MAX && !image->dead; turns++) {
         bucket_turn(image->bucket);
-        if (image->outbox.len > 0)
-            break;
-        if (image->job_count == 0)
+        if (image->outbox.len > 0 || image->job_count == 0)
             break;
         struct job *job = image->jobs[0];
         memmove(image->jobs, image->jobs + 1, --image->job_count * sizeof image->jobs[0]);
@@ -157,9 +165,9 @@ static bool ask(struct image *image, const struct msg_scan_partition_req *req, s
     answer->len = 0;
     buf_append(answer, image->outbox.ptr, image->outbox.len);
     struct span frame = buf_span(answer);
-    if (frame.len == 0 || msg_unpack(&frame, ret_msg) != ERR_OK || frame.len != 0 ||
-        (ret_msg->tag != TAG_fail_reply && ret_msg->tag != TAG_events_reply)) {
-        image->reader->on_problem(image->reader->ctx, "a scan of the image wasn't answered");
+    if (frame.len == 0 || msg_unpack(&frame, msg) != ERR_OK || frame.len != 0 ||
+        (msg->tag != TAG_fail_reply && msg->tag != expected)) {
+        image->reader->on_problem(image->reader->ctx, "a read of the image wasn't answered");
         return false;
     }
     return true;

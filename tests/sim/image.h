@@ -10,6 +10,7 @@ struct image_reader {
     void (*on_event)(void *ctx, const struct rec_stored_event *event);
     /* What lies at this sequence can't be read. */
     void (*on_hole)(void *ctx, uint32_t partition, uint64_t sequence, enum err err);
+    /* watermark: UINT64_MAX where the bucket says that it can't know it. */
     void (*on_end)(void *ctx, uint32_t partition, uint64_t watermark);
     /* The core broke a rule of its interface. */
     void (*on_problem)(void *ctx, const char *what);

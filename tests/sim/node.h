@@ -9,7 +9,7 @@
 #include "tests/sim/sched.h"
 
 #define NODE_LINKS_MAX 8u
-#define NODE_JOBS_MAX  256u
+#define NODE_JOBS_MAX  1024u
 
 enum node_end { NODE_KILLED, NODE_POWER_CUT, NODE_STOPPED };
 

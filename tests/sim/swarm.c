@@ -62,6 +62,8 @@ static void draw_config(struct swarm *swarm, struct prng *prng)
     };
     prng_fill(prng, swarm->config.cluster_id.bytes, sizeof swarm->config.cluster_id.bytes);
     swarm->payload_max = (uint32_t)PICK(prng, 16, 400, swarm->config.event_bytes_max);
+    if (segment_bytes < 16 << 10 && swarm->tx_events_max > 8)
+        swarm->tx_events_max = 8;
     /* Small events where many go into one transaction, so that most of them fit. */
     if (swarm->tx_events_max > 8)
         swarm->payload_max = 16;

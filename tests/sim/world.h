@@ -68,7 +68,7 @@ struct world {
     uint32_t read_count, read_cap;
     uint64_t next_link, arrivals;
     uint64_t errors_at_start;   /* injected ones, when the process started */
-    bool finishing, ready, over, rot_done, rot_in_newest, refused_start, plant_done;
+    bool finishing, ready, over, rot_done, refused_start, plant_done;
     uint64_t finish_ns;
     struct world_totals totals;
 };
