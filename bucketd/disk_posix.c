@@ -105,8 +105,7 @@ static bool make_dirs(const char *path, const struct log *log)
     return made;
 }
 
-/* --- Errors
- * ----------------------------------------------------------------------------------------- */
+/* --- Errors --- */
 
 /* Of errno. Full disks and missing or present files are ordinary news; the rest is logged. */
 static enum err error_of(struct disk *disk, const char *operation, const char *path)
@@ -129,8 +128,7 @@ static enum err result_of(struct disk *disk, int result, const char *operation, 
     return result == 0 ? ERR_OK : error_of(disk, operation, path);
 }
 
-/* --- Files
- * ------------------------------------------------------------------------------------------ */
+/* --- Files --- */
 
 static enum err posix_open(struct disk *disk, const char *path, enum open_mode mode,
                            struct file **ret_file)
@@ -280,8 +278,7 @@ static void posix_unmap(struct disk *disk, struct span view)
         munmap((void *)(uintptr_t)view.ptr, view.len);
 }
 
-/* --- Directories
- * ------------------------------------------------------------------------------------ */
+/* --- Directories --- */
 
 static enum err posix_rename(struct disk *disk, const char *from, const char *to)
 {

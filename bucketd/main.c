@@ -53,8 +53,7 @@ static struct bucket_link *find_link(struct daemon *d, uint32_t number)
     return NULL;
 }
 
-/* --- Links: called by proto/link.c and proto/child.c
- * ------------------------------------------------- */
+/* --- Links: called by proto/link.c and proto/child.c --- */
 
 static void link_up(void *ctx, struct link *link)
 {
@@ -146,8 +145,7 @@ static struct buf *find_outbox(void *ctx, uint32_t number)
     return l != NULL ? link_outbox(l->link) : NULL;
 }
 
-/* --- Life
- * ------------------------------------------------------------------------------------------- */
+/* --- Life --- */
 
 int main(int argc, char **argv)
 {
@@ -224,8 +222,7 @@ static void open_bucket(struct daemon *d)
     child_ready(d->child, recovery_us);
 }
 
-/* --- Turns
- * ------------------------------------------------------------------------------------------ */
+/* --- Turns --- */
 
 static void on_prepare(uv_prepare_t *prepare)
 {

@@ -2,7 +2,9 @@
  * file's syntax is config_file.c's. */
 #include "common/config.h"
 
+#include <stdarg.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -30,6 +32,7 @@ struct override {
 
 struct config_memory {
     enum config_origin origin[KEY_COUNT];
+    char *where[KEY_COUNT]; /* NULL: default */
     struct override *overrides;
     size_t overrides_count;
     unsigned node_entries; /* in the file's nodes */
@@ -42,8 +45,11 @@ static bool is_service_link(const char *name, size_t len);
 static enum err apply_overrides(struct config *config, struct buf *error);
 static void make_absolute(char **path);
 static enum err check_topology(const struct config *config, struct buf *error);
-static enum err check_ids(const char *key, const uint32_t *ids, unsigned count, uint32_t bound,
-                          struct buf *error);
+static enum err check_ids(const struct config *config, const char *section, const uint32_t *ids,
+                          unsigned count, uint32_t bound, struct buf *error);
+static enum err refuse(const struct config *config, struct buf *error, const char *section,
+                       const char *name, const char *format, ...)
+    __attribute__((format(printf, 5, 6)));
 static enum err bound_by_segment(struct config *config, const char *name, uint64_t *bytes,
                                  struct buf *error);
 static void print_expected(const struct config_key *key, struct buf *out);
@@ -102,6 +108,8 @@ void config_release(struct config *config)
         free(config->memory->overrides[i].value);
         free(config->memory->overrides[i].where);
     }
+    for (size_t i = 0; config->memory != NULL && i < KEY_COUNT; i++)
+        free(config->memory->where[i]);
     if (config->memory != NULL)
         free(config->memory->overrides);
     free(config->memory);
@@ -168,10 +176,8 @@ enum err config_finish(struct config *config, struct buf *error)
         return err;
     if (config->replication.factor == 0)
         config->replication.factor = (uint32_t)min_u64(3, config->node.count);
-    if (config->dir[0] == '\0') {
-        buf_printf(error, "dir: expected a path, got nothing\n");
-        return ERR_CONFIG;
-    }
+    if (config->dir[0] == '\0')
+        return refuse(config, error, "", "dir", "a path, got nothing");
     make_absolute(&config->dir);
     if (config->run_dir[0] == '\0') {
         struct buf path = {0};
@@ -187,17 +193,14 @@ enum err config_finish(struct config *config, struct buf *error)
     if (err == ERR_OK)
         err = bound_by_segment(config, "max_transaction_bytes",
                                &config->append.max_transaction_bytes, error);
-    if (err == ERR_OK && config->append.max_event_bytes > config->append.max_transaction_bytes) {
-        buf_printf(error, "append.max_transaction_bytes: expected at least append.max_event_bytes "
-                          "(%lu), got %lu\n", config->append.max_event_bytes,
-                   config->append.max_transaction_bytes);
-        return ERR_CONFIG;
-    }
+    if (err == ERR_OK && config->append.max_event_bytes > config->append.max_transaction_bytes)
+        return refuse(config, error, "append", "max_transaction_bytes",
+                      "at least append.max_event_bytes (%lu), got %lu",
+                      config->append.max_event_bytes, config->append.max_transaction_bytes);
     return err;
 }
 
-/* --- Keys and values
- * ------------------------------------------------------------------------------ */
+/* --- Keys and values --- */
 
 const struct config_key *config_key_find(const char *section, const char *name)
 {
@@ -316,6 +319,11 @@ enum err config_assign(struct config *config, const struct config_key *key, cons
         return err;
     }
     config->memory->origin[key - config_keys] = origin;
+    char **place = &config->memory->where[key - config_keys];
+    if (origin != ORIGIN_DEFAULT) {
+        free(*place);
+        *place = copy_text(where);
+    }
     return ERR_OK;
 }
 
@@ -365,8 +373,7 @@ static void print_expected(const struct config_key *key, struct buf *out)
     }
 }
 
-/* --- Environment
- * -------------------------------------------------------------------------------- */
+/* --- Environment --- */
 
 /* SEGMENT_SIZE_BYTES or SEGMENT__SIZE_BYTES. */
 static const struct config_key *find_env_key(const char *name, size_t len)
@@ -406,8 +413,7 @@ static bool is_service_link(const char *name, size_t len)
     return link;
 }
 
-/* --- nodes: overrides
- * --------------------------------------------------------------------------------- */
+/* --- nodes: overrides --- */
 
 void config_override(struct config *config, unsigned node, const struct config_key *key,
                      const char *value, const char *where)
@@ -440,8 +446,7 @@ static enum err apply_overrides(struct config *config, struct buf *error)
     return ERR_OK;
 }
 
-/* --- Relations
- * ---------------------------------------------------------------------------------------- */
+/* --- Relations --- */
 
 static void make_absolute(char **path)
 {
@@ -457,51 +462,70 @@ static void make_absolute(char **path)
     *path = (char *)absolute.ptr;
 }
 
-static enum err check_topology(const struct config *config, struct buf *error)
+/* "FILE:LINE: key: expected ..." where the key was given; else without the place. */
+static enum err refuse(const struct config *config, struct buf *error, const char *section,
+                       const char *name, const char *format, ...)
 {
-    uint32_t buckets = config->bucket.count;
-    if ((buckets & (buckets - 1)) != 0)
-        buf_printf(error, "bucket.count: expected a power of two, got %u\n", buckets);
-    else if (config->partition.count < buckets)
-        buf_printf(error, "bucket.count: expected at most partition.count (%u), got %u\n",
-                   config->partition.count, buckets);
-    else if (config->partition.count < config->node.count)
-        buf_printf(error, "partition.count: expected at least node.count (%u), got %u\n",
-                   config->node.count, config->partition.count);
-    else if (config->heartbeat.timeout_ms <= config->heartbeat.interval_ms)
-        buf_printf(error, "heartbeat.timeout_ms: expected more than heartbeat.interval_ms (%lu), "
-                          "got %lu\n", config->heartbeat.interval_ms,
-                   config->heartbeat.timeout_ms);
-    else if (config->node.index >= config->node.count)
-        buf_printf(error, "node.index: expected less than node.count (%u), got %u\n",
-                   config->node.count, config->node.index);
-    else if (config->node.count > 1 && !config->network.cluster_enabled)
-        buf_printf(error, "network.cluster_enabled: expected true where node.count is above 1 "
-                          "(it is %u), got false\n", config->node.count);
-    else if (config->replication.factor > config->node.count)
-        buf_printf(error, "replication.factor: expected at most node.count (%u), got %u\n",
-                   config->node.count, config->replication.factor);
-    else if (config->partition.ids_count > 0 &&
-             config->partition.ids_count != config->partition.count)
-        buf_printf(error, "partition.ids: expected all of the %u partitions, each once, got %u\n",
-                   config->partition.count, config->partition.ids_count);
-    else if (check_ids("bucket", config->bucket.ids, config->bucket.ids_count, buckets, error) ==
-                 ERR_OK &&
-             check_ids("partition", config->partition.ids, config->partition.ids_count,
-                       config->partition.count, error) == ERR_OK)
-        return ERR_OK;
+    const struct config_key *key = config_key_find(section, name);
+    ASSERT(key != NULL);
+    const char *where = config->memory->where[key - config_keys];
+    if (where != NULL)
+        buf_printf(error, "%s: ", where);
+    config_key_print(key, error);
+    char text[256];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    buf_printf(error, ": expected %s\n", text);
     return ERR_CONFIG;
 }
 
-static enum err check_ids(const char *key, const uint32_t *ids, unsigned count, uint32_t bound,
-                          struct buf *error)
+static enum err check_topology(const struct config *config, struct buf *error)
+{
+    uint32_t buckets = config->bucket.count;
+    uint32_t partitions = config->partition.count;
+    uint32_t nodes = config->node.count;
+    if ((buckets & (buckets - 1)) != 0)
+        return refuse(config, error, "bucket", "count", "a power of two, got %u", buckets);
+    if (partitions < buckets)
+        return refuse(config, error, "bucket", "count", "at most partition.count (%u), got %u",
+                      partitions, buckets);
+    if (partitions < nodes)
+        return refuse(config, error, "partition", "count", "at least node.count (%u), got %u",
+                      nodes, partitions);
+    if (config->heartbeat.timeout_ms <= config->heartbeat.interval_ms)
+        return refuse(config, error, "heartbeat", "timeout_ms",
+                      "more than heartbeat.interval_ms (%lu), got %lu",
+                      config->heartbeat.interval_ms, config->heartbeat.timeout_ms);
+    if (config->node.index >= nodes)
+        return refuse(config, error, "node", "index", "less than node.count (%u), got %u", nodes,
+                      config->node.index);
+    if (nodes > 1 && !config->network.cluster_enabled)
+        return refuse(config, error, "network", "cluster_enabled",
+                      "true where node.count is above 1 (it is %u), got false", nodes);
+    if (config->replication.factor > nodes)
+        return refuse(config, error, "replication", "factor", "at most node.count (%u), got %u",
+                      nodes, config->replication.factor);
+    if (config->partition.ids_count > 0 && config->partition.ids_count != partitions)
+        return refuse(config, error, "partition", "ids",
+                      "all of the %u partitions, each once, got %u", partitions,
+                      config->partition.ids_count);
+    enum err err = check_ids(config, "bucket", config->bucket.ids, config->bucket.ids_count,
+                             buckets, error);
+    if (err == ERR_OK)
+        err = check_ids(config, "partition", config->partition.ids, config->partition.ids_count,
+                        partitions, error);
+    return err;
+}
+
+static enum err check_ids(const struct config *config, const char *section, const uint32_t *ids,
+                          unsigned count, uint32_t bound, struct buf *error)
 {
     for (unsigned i = 0; i < count; i++) {
-        if (ids[i] >= bound) {
-            buf_printf(error, "%s.ids: expected numbers less than %s.count (%u), got %u\n", key,
-                       key, bound, ids[i]);
-            return ERR_CONFIG;
-        }
+        if (ids[i] >= bound)
+            return refuse(config, error, section, "ids", "numbers less than %s.count (%u), got %u",
+                          section, bound, ids[i]);
     }
     return ERR_OK;
 }
@@ -514,11 +538,9 @@ static enum err bound_by_segment(struct config *config, const char *name, uint64
     uint64_t bound = config->segment.size_bytes / 4;
     if (*bytes <= bound)
         return ERR_OK;
-    if (origin_of(config, "append", name) != ORIGIN_DEFAULT) {
-        buf_printf(error, "append.%s: expected at most a quarter of segment.size_bytes (%lu), got "
-                          "%lu\n", name, bound, *bytes);
-        return ERR_CONFIG;
-    }
+    if (origin_of(config, "append", name) != ORIGIN_DEFAULT)
+        return refuse(config, error, "append", name,
+                      "at most a quarter of segment.size_bytes (%lu), got %lu", bound, *bytes);
     *bytes = bound;
     return ERR_OK;
 }

@@ -117,8 +117,7 @@ void config_print_help(struct buf *out)
     }
 }
 
-/* --- Reading
- * ---------------------------------------------------------------------------------------- */
+/* --- Reading --- */
 
 static enum err read_document(struct reader *reader)
 {
@@ -394,8 +393,7 @@ static const char *event_kind(const yaml_event_t *event)
     return "nothing";
 }
 
-/* --- Printing
- * --------------------------------------------------------------------------------------- */
+/* --- Printing --- */
 
 static void print_value(const struct config *config, const struct config_key *key,
                         struct buf *out)

@@ -121,8 +121,7 @@ void child_flush(struct child *child)
     link_flush(child->link);
 }
 
-/* --- Start
- * ------------------------------------------------------------------------------------------ */
+/* --- Start --- */
 
 static void parse_args(int argc, char **argv, struct child_args *ret_args, uint64_t *ret_parent)
 {
@@ -202,8 +201,7 @@ _Noreturn static void refuse(const char *what, const char *detail)
     _exit(2);
 }
 
-/* --- The link
- * --------------------------------------------------------------------------------------- */
+/* --- The link --- */
 
 static void on_up(void *ctx, struct link *link)
 {

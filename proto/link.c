@@ -147,8 +147,7 @@ void link_close(struct link *link)
     uv_close((uv_handle_t *)&link->send_poll, poll_closed);
 }
 
-/* --- Opening
- * ---------------------------------------------------------------------------------------- */
+/* --- Opening --- */
 
 static enum err open_socket(struct link *link, const struct link_config *config)
 {
@@ -210,8 +209,7 @@ static void start_polling(struct link *link, uv_loop_t *loop)
     ASSERT(uv_poll_start(&link->recv_poll, UV_READABLE, on_readable) == 0);
 }
 
-/* --- Who is there
- * ----------------------------------------------------------------------------------- */
+/* --- Who is there --- */
 
 /* On one of nng's threads: only notes what happened. */
 static void on_pipe_event(nng_pipe pipe, nng_pipe_ev event, void *ctx)
@@ -278,8 +276,7 @@ static void end_link(struct link *link, const char *why)
     link->callbacks.on_down(link->callbacks.ctx, link);
 }
 
-/* --- In
- * --------------------------------------------------------------------------------------------- */
+/* --- In --- */
 
 static void on_readable(uv_poll_t *poll, int status, int events)
 {
@@ -341,8 +338,7 @@ static void handle_hello(struct link *link)
     link->callbacks.on_up(link->callbacks.ctx, link);
 }
 
-/* --- Out
- * -------------------------------------------------------------------------------------------- */
+/* --- Out --- */
 
 static void push(struct link *link)
 {
@@ -403,8 +399,7 @@ static void on_sendable(uv_poll_t *poll, int status, int events)
     push(poll->data);
 }
 
-/* --- Closing
- * ---------------------------------------------------------------------------------------- */
+/* --- Closing --- */
 
 /* nng_close waits for nng's threads: it runs in the pool, after the loop stopped watching the
  * socket's descriptors and before the async that nng's callbacks use goes away. */

@@ -180,8 +180,7 @@ void datadir_remove_sockets(const char *run_dir, const char *prefix)
     closedir(dir);
 }
 
-/* --- Numbers
- * ------------------------------------------------------------------------------------------ */
+/* --- Numbers --- */
 
 /* <dir>/boot holds the highest reserved number, 20 digits and a newline, rewritten in place: one
  * sector. */
@@ -234,8 +233,7 @@ uint64_t datadir_next_number(struct datadir *datadir)
     return ++datadir->number;
 }
 
-/* --- Files
- * -------------------------------------------------------------------------------------------- */
+/* --- Files --- */
 
 enum err datadir_write_file(const char *dir, const char *name, struct span content,
                             struct buf *error)

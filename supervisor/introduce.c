@@ -112,8 +112,7 @@ static void introduction_failed(struct supervisor *s, struct supervised *bucketd
         introduce(s, bucketd, now_ms);
 }
 
-/* --- What netd is told
- * ------------------------------------------------------------------------------- */
+/* --- What netd is told --- */
 
 void introduce_bucket_state(struct supervisor *s, const struct supervised *child)
 {

@@ -74,8 +74,7 @@ static enum err prepare_node(struct node *node, struct buf *error)
     return ERR_OK;
 }
 
-/* --- What the core asks for
- * ---------------------------------------------------------------------------- */
+/* --- What the core asks for --- */
 
 static uint64_t next_number(void *ctx)
 {
@@ -156,8 +155,7 @@ static void init_supervisor(struct node *node)
     free(buckets);
 }
 
-/* --- Children
- * -------------------------------------------------------------------------------------------- */
+/* --- Children --- */
 
 static bool start_child(void *ctx, unsigned number, uint64_t boot)
 {
@@ -256,8 +254,7 @@ static void on_child_exit(void *ctx, const char *how)
     supervisor_on_exit(&node->supervisor, child->number, how, node_now_ms());
 }
 
-/* --- The operator
- * ---------------------------------------------------------------------------------------- */
+/* --- The operator --- */
 
 static json_t *restart_reply(struct node *node, const json_t *request)
 {
@@ -315,8 +312,7 @@ static void on_signal(uv_signal_t *handle, int number)
     supervisor_stop(&node->supervisor, now_ms);
 }
 
-/* --- The loop
- * -------------------------------------------------------------------------------------------- */
+/* --- The loop --- */
 
 static void on_prepare(uv_prepare_t *prepare)
 {

@@ -131,8 +131,7 @@ static void check_ready(struct supervisor *s)
     s->ops.node_ready(s->ops.ctx);
 }
 
-/* --- Starting and ending
- * ------------------------------------------------------------------------------ */
+/* --- Starting and ending --- */
 
 static void start_child(struct supervisor *s, struct supervised *c, uint64_t now_ms)
 {
@@ -243,8 +242,7 @@ void supervisor_restart(struct supervisor *s, unsigned child, uint64_t now_ms)
     }
 }
 
-/* --- Stopping
- * ----------------------------------------------------------------------------------------- */
+/* --- Stopping --- */
 
 /* A process that isn't ready yet has nothing to finish: recovery may be cut at any point. */
 static void ask_to_stop(struct supervisor *s, struct supervised *c, uint64_t now_ms)
@@ -344,8 +342,7 @@ static void tick_child(struct supervisor *s, struct supervised *c, uint64_t now_
     }
 }
 
-/* --- Names
- * ---------------------------------------------------------------------------------------------- */
+/* --- Names --- */
 
 static void enter(struct supervisor *s, struct supervised *c, enum child_state state)
 {

@@ -200,26 +200,33 @@ END_TEST
 static const struct {
     const char *text, *error;
 } finish_errors[] = {
-    {"bucket: {count: 6}", "bucket.count: expected a power of two, got 6\n"},
-    {"bucket: {count: 64}", "bucket.count: expected at most partition.count (32), got 64\n"},
-    {"bucket: {ids: [0, 4]}", "bucket.ids: expected numbers less than bucket.count (4), got 4\n"},
+    {"bucket: {count: 6}", "f.yaml:1: bucket.count: expected a power of two, got 6\n"},
+    {"bucket: {count: 64}",
+     "f.yaml:1: bucket.count: expected at most partition.count (32), got 64\n"},
+    {"bucket: {ids: [0, 4]}",
+     "f.yaml:1: bucket.ids: expected numbers less than bucket.count (4), got 4\n"},
     {"partition: {ids: [0, 4]}",
-     "partition.ids: expected all of the 32 partitions, each once, got 2\n"},
+     "f.yaml:1: partition.ids: expected all of the 32 partitions, each once, got 2\n"},
     {"heartbeat: {timeout_ms: 1000}",
-     "heartbeat.timeout_ms: expected more than heartbeat.interval_ms (1000), got 1000\n"},
+     "f.yaml:1: heartbeat.timeout_ms: expected more than heartbeat.interval_ms (1000), got 1000\n"},
     {"node: {count: 2}", "node.index: needed where node.count is above 1 (it is 2): give "
                          "--node-index or set it in the file\n"},
-    {"node: {count: 2, index: 2}", "node.index: expected less than node.count (2), got 2\n"},
+    {"node: {count: 2, index: 2}",
+     "f.yaml:1: node.index: expected less than node.count (2), got 2\n"},
     {"node: {count: 2, index: 1}\nnetwork: {cluster_enabled: false}",
-     "network.cluster_enabled: expected true where node.count is above 1 (it is 2), got false\n"},
-    {"replication: {factor: 2}", "replication.factor: expected at most node.count (1), got 2\n"},
+     "f.yaml:2: network.cluster_enabled: expected true where node.count is above 1 (it is 2), got "
+     "false\n"},
+    {"replication: {factor: 2}",
+     "f.yaml:1: replication.factor: expected at most node.count (1), got 2\n"},
     {"node: {count: 40, index: 1}", "partition.count: expected at least node.count (40), got 32\n"},
     {"segment: {size_bytes: 1MiB}\nappend: {max_event_bytes: 512k}",
-     "append.max_event_bytes: expected at most a quarter of segment.size_bytes (262144), got "
+     "f.yaml:2: append.max_event_bytes: expected at most a quarter of segment.size_bytes (262144), "
+     "got "
      "524288\n"},
-    {"append: {max_transaction_bytes: 1MiB}", "append.max_transaction_bytes: expected at least "
-                                              "append.max_event_bytes (8388608), got 1048576\n"},
-    {"dir: \"\"", "dir: expected a path, got nothing\n"},
+    {"append: {max_transaction_bytes: 1MiB}",
+     "f.yaml:1: append.max_transaction_bytes: expected at least "
+     "append.max_event_bytes (8388608), got 1048576\n"},
+    {"dir: \"\"", "f.yaml:1: dir: expected a path, got nothing\n"},
 };
 
 START_TEST(relations_between_keys_are_checked)
