@@ -3,10 +3,12 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "supervisor/dump.h"
 #include "supervisor/help.h"
 #include "supervisor/node.h"
 #include "supervisor/operate.h"
 #include "supervisor/options.h"
+#include "supervisor/verify.h"
 
 static int run_command(const struct options *options);
 static int check_config(const struct options *options);
@@ -16,6 +18,11 @@ int main(int argc, char **argv)
 {
     /* What a careless parent left open must not reach the children. */
     close_range(3, ~0u, 0);
+    /* These two work on files alone and have options of their own. */
+    if (argc > 1 && strcmp(argv[1], "verify") == 0)
+        return verify_main(argc - 1, argv + 1);
+    if (argc > 1 && strcmp(argv[1], "dump") == 0)
+        return dump_main(argc - 1, argv + 1);
     struct options options;
     if (!options_parse(argc, argv, &options))
         return 2;

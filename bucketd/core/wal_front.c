@@ -155,8 +155,7 @@ static enum err footer_read(struct wal_reader *reader, uint32_t base, struct wal
     return ERR_OK;
 }
 
-/* --- reading through a window
- * --------------------------------------------------------------------- */
+/* --- reading through a window --- */
 
 enum err wal_reader_open(struct wal_reader *reader, struct disk *disk, const char *path)
 {

@@ -161,8 +161,7 @@ static enum err segments_check(struct wal *wal, const struct listing *listing)
     return ERR_OK;
 }
 
-/* --- the first start
- * -------------------------------------------------------------------------------- */
+/* --- the first start --- */
 
 /* Writes segment 0 with the CONFIG entry as idx 1, then it is recovered like any other. */
 static enum err create_first(struct wal *wal)
@@ -210,8 +209,7 @@ static enum err create_write(struct wal *wal, struct disk *disk)
     return err == ERR_OK ? wal_publish(disk, 0) : err;
 }
 
-/* --- the newest segment
- * ----------------------------------------------------------------------------- */
+/* --- the newest segment --- */
 
 static enum err newest_read(struct wal *wal, struct wal_reader *reader,
                             struct wal_recovery *recovery, struct wal_front *front,

@@ -17,8 +17,7 @@ static void space_start(struct wal *wal, struct wal_space_job *job);
 static void space_done(struct wal *wal, struct wal_space_job *job, uint64_t *zeroed);
 static enum err space_get(struct wal_space_job *job, struct disk *disk);
 
-/* --- names and sizes
- * ------------------------------------------------------------------------------ */
+/* --- names and sizes --- */
 
 void wal_data_path(uint64_t segment, bool is_new, char text[static 48])
 {
@@ -56,8 +55,7 @@ uint64_t wal_step(const struct wal_config *config)
                     FORMAT_BLOCK);
 }
 
-/* --- room for the next record
- * ---------------------------------------------------------------------- */
+/* --- room for the next record --- */
 
 enum err wal_space_fits(struct wal *wal, uint64_t bound)
 {
@@ -175,8 +173,7 @@ static enum err space_roll(struct wal *wal, uint64_t bound)
     return ERR_OK;
 }
 
-/* --- rollover
- * ---------------------------------------------------------------------------------------- */
+/* --- rollover --- */
 
 static void roll(struct wal *wal)
 {
@@ -342,8 +339,7 @@ enum err wal_publish(struct disk *disk, uint64_t segment)
     return err == ERR_OK ? disk->ops->sync_dir(disk, "segments") : err;
 }
 
-/* --- jobs
- * -------------------------------------------------------------------------------------------- */
+/* --- jobs --- */
 
 static void ahead_work(struct job *base, struct disk *disk)
 {

@@ -60,8 +60,7 @@ struct wal_config run_config(uint64_t segment_bytes)
     return config;
 }
 
-/* --- what comes back
- * ------------------------------------------------------------------------------------ */
+/* --- what comes back --- */
 
 static bool event_equal(const struct event_view *got, const struct wal_event *wanted)
 {
@@ -237,8 +236,7 @@ void run_move(struct run *run, struct mem_disk *mem)
     run->mem = mem;
 }
 
-/* --- the whole log
- * ----------------------------------------------------------------------------------------- */
+/* --- the whole log --- */
 
 static void check_problem(void *ctx, enum wal_problem kind, uint64_t offset, const char *what)
 {
