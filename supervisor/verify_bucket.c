@@ -35,6 +35,8 @@ struct numbers {
 static int lock_bucket(const char *dir);
 static void numbers_each(void *ctx, const char *name);
 static enum err walk_segments(struct walk *walk, const struct numbers *numbers);
+static uint64_t number_at(const struct numbers *numbers, size_t i);
+static enum err data_size(struct walk *walk, uint64_t segment, uint64_t *ret_size);
 static enum err walk_segment(struct walk *walk, bool newest);
 static void compare_with_before(struct walk *walk, const struct wal_scan_result *now);
 static void open_index(struct walk *walk, bool sealed);
@@ -112,31 +114,44 @@ static enum err walk_segments(struct walk *walk, const struct numbers *numbers)
 {
     size_t count = numbers->list.len / sizeof(uint64_t);
     enum err err = ERR_OK;
+    if (count > 0 && data_size(walk, number_at(numbers, count - 1), NULL) == ERR_NOTFOUND)
+        count--;
     for (size_t i = 0; i < count && err == ERR_OK; i++) {
-        uint64_t number = load_u64(numbers->list.ptr + i * sizeof number);
-        char dir[32], path[64];
-        struct file *file = NULL;
-        snprintf(path, sizeof path, "%s/data.evts", wal_segment_dir(number, dir));
-        err = walk->disk->ops->open(walk->disk, path, OPEN_READ, &file);
-        bool spare = err == ERR_NOTFOUND && i + 1 == count;
-        if (err == ERR_OK)
-            walk->disk->ops->close(walk->disk, file);
-        if (spare)
-            return ERR_OK;
+        uint64_t number = number_at(numbers, i);
         if (i == 0)
             walk->from_start = number == 0;
         else if (number != walk->segment + 1)
             problem(walk, 0, "segments %" PRIu64 " to %" PRIu64 " are missing", walk->segment + 1,
                     number - 1);
         walk->segment = walk->salt.segment = number;
+        err = walk_segment(walk, i + 1 == count);
         if (err == ERR_NOTFOUND) {
             problem(walk, 0, "data.evts is missing");
             walk->before_known = false;
             err = ERR_OK;
-        } else if (err == ERR_OK) {
-            err = walk_segment(walk, i + 1 == count);
         }
     }
+    return err;
+}
+
+static uint64_t number_at(const struct numbers *numbers, size_t i)
+{
+    return load_u64(numbers->list.ptr + i * sizeof(uint64_t));
+}
+
+static enum err data_size(struct walk *walk, uint64_t segment, uint64_t *ret_size)
+{
+    char dir[32], path[64];
+    struct file *file = NULL;
+    uint64_t size = 0;
+    snprintf(path, sizeof path, "%s/data.evts", wal_segment_dir(segment, dir));
+    enum err err = walk->disk->ops->open(walk->disk, path, OPEN_READ, &file);
+    if (err != ERR_OK)
+        return err;
+    err = walk->disk->ops->size(walk->disk, file, &size);
+    walk->disk->ops->close(walk->disk, file);
+    if (err == ERR_OK && ret_size != NULL)
+        *ret_size = size;
     return err;
 }
 
@@ -147,15 +162,8 @@ static enum err walk_segment(struct walk *walk, bool newest)
         .ctx = walk, .on_batch = on_batch, .on_entry = on_entry, .on_problem = on_problem};
     struct wal_scan_result result = {0};
     uint64_t before = *out->bytes_done;
-    char dir[32], path[64];
-    struct file *file = NULL;
     uint64_t size = 0;
-    snprintf(path, sizeof path, "%s/data.evts", wal_segment_dir(walk->segment, dir));
-    enum err err = walk->disk->ops->open(walk->disk, path, OPEN_READ, &file);
-    if (err == ERR_OK) {
-        err = walk->disk->ops->size(walk->disk, file, &size);
-        walk->disk->ops->close(walk->disk, file);
-    }
+    enum err err = data_size(walk, walk->segment, &size);
     if (err != ERR_OK)
         return err;
     open_index(walk, !newest);
