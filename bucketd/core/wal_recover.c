@@ -74,7 +74,7 @@ enum err wal_open(struct wal *wal, struct wal_recovery *ret_recovery)
     if (err == ERR_OK) {
         newest_adopt(wal, &reader, &front, &pass);
         wal->damaged = recovery.damaged;
-        err = recovery.damaged ? ERR_OK : newest_settle(wal, &reader, &front, &pass);
+        err = newest_settle(wal, &reader, &front, &pass);
     }
     free(pass.state.next_seq);
     buf_release(&pass.scratch);
@@ -299,6 +299,9 @@ static enum err newest_settle(struct wal *wal, struct wal_reader *reader, struct
         if (err == ERR_OK)
             err = disk->ops->pwrite(disk, wal->file, pass->last_offset, bytes, pass->last_bytes);
     }
+    /* Beside damage nothing else is touched, but what readers will see must stay there. */
+    if (wal->damaged)
+        return err == ERR_OK ? disk->ops->sync(disk, wal->file) : err;
     if (err == ERR_OK && front->sealed)
         err = wal_footer_write(disk, wal->file, wal->base, &front->footer);
     else if (err == ERR_OK)
