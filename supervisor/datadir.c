@@ -40,7 +40,7 @@ enum err datadir_open(const struct config *config, struct datadir **ret_datadir,
     datadir->lock_fd = datadir->run_lock_fd = datadir->number_fd = -1;
     enum err err = check_run_dir(config, error);
     if (err == ERR_OK)
-        err = make_dir(config->dir, 0755, error);
+        err = make_dir(config->dir, 0700, error);
     if (err == ERR_OK)
         err = lock_dir(config->dir, &datadir->lock_fd, error);
     if (err == ERR_OK)
