@@ -53,7 +53,7 @@ class Step:
 def steps(full):
     asan, release = ["build-asan"], ["build-release"]
     pytest = f"{PYTHON} -m pytest -q --color=no -p no:cacheprovider"
-    example = "tests/example --full" if full else "tests/example --fraction 0.1"
+    example = "tests/example --kill " + ("--full" if full else "--fraction 0.1")
     return [
         Step("tidy", f"{PYTHON} tests/tidy.py", minutes=2),
         Step("docs", f"{PYTHON} tests/doc_tables.py", minutes=2),
