@@ -246,8 +246,10 @@ static void print_problems(const struct verify_bucket *bucket)
 {
     for (size_t i = 0; i < bucket->list_count; i++) {
         const struct verify_problem *problem = &bucket->list[i];
-        printf("bucket %" PRIu32 ", segment %" PRIu64 ", offset %" PRIu64 ": %s\n", bucket->bucket,
-               problem->segment, problem->offset, problem->what);
+        char dir[32];
+        printf("%s/%s/%s, offset %" PRIu64 ": %s\n", bucket->dir,
+               wal_segment_dir(problem->segment, dir), problem->file, problem->offset,
+               problem->what);
     }
     if (bucket->problems > bucket->list_count)
         printf("bucket %" PRIu32 ": and %" PRIu64 " more\n", bucket->bucket,
@@ -278,9 +280,9 @@ static json_t *json_of_bucket(const struct verify_bucket *bucket)
         json_t *what = json_string(problem->what);
         if (what == NULL) /* a stream's name may be no UTF-8 */
             what = json_string("problem with a name that is not UTF-8");
-        json_array_append_new(problems,
-                              json_pack("{s:I, s:I, s:o}", "segment", (json_int_t)problem->segment,
-                                        "offset", (json_int_t)problem->offset, "what", what));
+        json_array_append_new(problems, json_pack("{s:s, s:I, s:I, s:o}", "file", problem->file,
+                                                  "segment", (json_int_t)problem->segment, "offset",
+                                                  (json_int_t)problem->offset, "what", what));
     }
     return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "bucket",
                      (json_int_t)bucket->bucket, "segments", (json_int_t)bucket->segments,

@@ -49,6 +49,10 @@ static void check_index(struct walk *walk, const struct event_view *event, uint3
 static void on_problem(void *ctx, enum wal_problem kind, uint64_t offset, const char *what);
 static void problem(struct walk *walk, uint64_t offset, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+static void problem_in(struct walk *walk, const char *file, uint64_t offset, const char *format,
+                       va_list args);
+static void index_problem(struct walk *walk, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 
 enum err verify_bucket(struct verify_bucket *out)
 {
@@ -296,7 +300,7 @@ static void open_index(struct walk *walk, bool sealed)
     if (err == ERR_NOTFOUND)
         walk->out->indexes_missing++; /* a start makes it again */
     else if (err != ERR_OK)
-        problem(walk, 0, "index files are damaged (a start makes them again)");
+        index_problem(walk, "index files are damaged; a start makes them again");
     walk->index_bad = err != ERR_OK;
 }
 
@@ -305,8 +309,8 @@ static void close_index(struct walk *walk, uint64_t events)
     if (walk->index == NULL)
         return;
     if (!walk->index_bad && index_event_count(walk->index) != events)
-        problem(walk, 0, "index has %" PRIu32 " events, data.evts %" PRIu64,
-                index_event_count(walk->index), events);
+        index_problem(walk, "index has %" PRIu32 " events, data.evts %" PRIu64,
+                      index_event_count(walk->index), events);
     index_free(walk->index, walk->disk);
     walk->index = NULL;
 }
@@ -336,7 +340,8 @@ static void check_index(struct walk *walk, const struct event_view *event, uint3
     if (err != ERR_OK || found != position)
         missing = "partition";
     if (missing != NULL)
-        problem(walk, (uint64_t)position * 8, "index doesn't find the event by its %s", missing);
+        index_problem(walk, "the event at %" PRIu64 " is not found by its %s",
+                      (uint64_t)position * 8, missing);
 }
 
 /* --- problems --- */
@@ -352,6 +357,23 @@ static void on_problem(void *ctx, enum wal_problem kind, uint64_t offset, const 
 
 static void problem(struct walk *walk, uint64_t offset, const char *format, ...)
 {
+    va_list args;
+    va_start(args, format);
+    problem_in(walk, "data.evts", offset, format, args);
+    va_end(args);
+}
+
+static void index_problem(struct walk *walk, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    problem_in(walk, "*.*idx", 0, format, args);
+    va_end(args);
+}
+
+static void problem_in(struct walk *walk, const char *file, uint64_t offset, const char *format,
+                       va_list args)
+{
     struct verify_bucket *out = walk->out;
     if (out->problems++ >= VERIFY_PROBLEMS_MAX)
         return;
@@ -360,8 +382,6 @@ static void problem(struct walk *walk, uint64_t offset, const char *format, ...)
     struct verify_problem *entry = &out->list[out->list_count++];
     entry->segment = walk->segment;
     entry->offset = offset;
-    va_list args;
-    va_start(args, format);
+    entry->file = file;
     vsnprintf(entry->what, sizeof entry->what, format, args);
-    va_end(args);
 }

@@ -30,6 +30,7 @@ struct verify_stream *verify_streams_find(struct verify_streams *streams, uint32
 
 struct verify_problem {
     uint64_t segment, offset;
+    const char *file; /* in the segment's directory; static */
     char what[160];
 };
 

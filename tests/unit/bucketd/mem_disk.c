@@ -37,8 +37,7 @@ static struct mem_disk *mem_of(struct disk *disk)
     return (struct mem_disk *)disk;
 }
 
-/* --- names
- * ------------------------------------------------------------------------------------------ */
+/* --- names --- */
 
 static size_t names_at(const struct mem_names *names, const char *path)
 {
@@ -111,8 +110,7 @@ static size_t inode_new(struct mem_disk *mem, bool is_dir)
     return mem->inodes_count++;
 }
 
-/* --- life
- * --------------------------------------------------------------------------------------------- */
+/* --- life --- */
 
 static void mem_log(void *ctx, enum log_level level, const char *line)
 {
@@ -279,8 +277,7 @@ uint64_t mem_disk_hash(const struct mem_disk *mem, const char *ending)
     return hash;
 }
 
-/* --- the disk's operations
- * ----------------------------------------------------------------------------- */
+/* --- the disk's operations --- */
 
 /* Counts one; an error where it has to fail. The one a crash comes in still has its effect in
  * memory. */
@@ -528,8 +525,7 @@ static const struct disk_ops mem_ops = {
     .list = mem_list,
 };
 
-/* --- the environment
- * ------------------------------------------------------------------------------------ */
+/* --- the environment --- */
 
 bool mem_disk_run_job(struct mem_disk *mem, size_t i)
 {

@@ -9,8 +9,7 @@
 
 #define DATA_0 "segments/0000000000/data.evts"
 
-/* --- crashes
- * -------------------------------------------------------------------------------------------- */
+/* --- crashes --- */
 
 /* A fixed sequence with rollovers, a witness and several flushes; ends early where the disk ends.
  * Returns whether it reached its end. */
