@@ -50,6 +50,10 @@ static int run_command(const struct options *options)
     const char *command = options->words[0];
     if (strcmp(command, "restart") == 0)
         return operate_restart(options);
+    if (strcmp(command, "verify") == 0 || strcmp(command, "dump") == 0) {
+        fprintf(stderr, "sierradb: the command comes first: sierradb %s ...\n", command);
+        return 2;
+    }
     if (options->words_count > 1) {
         fprintf(stderr, "sierradb: unexpected argument '%s'; see `sierradb --help`\n",
                 options->words[1]);
