@@ -21,6 +21,7 @@
 #define PUSH_BYTES_MAX    (1u << 20)
 #define PUSH_BYTES_RESUME (256u << 10)
 #define OUT_KEEP_BYTES    (64u << 10)
+#define TRIM_AFTER_MS     1000u
 
 static void on_poll(uv_poll_t *handle, int status, int events);
 static void read_input(struct client *client);
@@ -173,7 +174,19 @@ void client_reap(struct client *client)
 
 bool client_is_quiet(const struct client *client)
 {
-    return client->first == NULL && client->out_sent == client->out.len;
+    return client->first == NULL && (client->out_sent == client->out.len || client->subscriptions != NULL);
+}
+
+size_t client_trim(struct client *client, uint64_t now_ms)
+{
+    if (client->is_trimmed || client->closing || now_ms < client->last_ms + TRIM_AFTER_MS || client->first != NULL ||
+        client->held_args != NULL || !client->input_done || unsent(client) > 0)
+        return 0;
+    size_t released = client->out.cap;
+    client->is_trimmed = true;
+    resp_reader_trim(client->reader);
+    buf_release(&client->out);
+    return released + READ_BYTES;
 }
 
 void client_pop(struct client *client)
@@ -261,6 +274,7 @@ struct buf *client_push_room(struct client *client)
         client->push_blocked = true;
         return NULL;
     }
+    client->is_trimmed = false;
     client_mark(client, false);
     return &client->out;
 }
@@ -301,6 +315,7 @@ static void read_input(struct client *client)
         return;
     }
     client->last_ms = netd_now_ms(client->netd);
+    client->is_trimmed = false;
     if (len == 0) {
         /* Half a close: what was asked is answered, subscriptions end. */
         client->end_of_input = client->no_more = client->input_done = true;

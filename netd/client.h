@@ -42,7 +42,7 @@ struct client {
     bool input_done;                 /* no whole request is left in the reader */
     bool end_of_input;
     bool closing;
-    bool is_dirty, is_stalled, wake, push_blocked;
+    bool is_dirty, is_stalled, wake, push_blocked, is_trimmed;
     uint64_t commands;
     char name[64], lib_name[64], lib_version[32], address[64];
     const char *last_command;
@@ -59,7 +59,9 @@ void client_process(struct client *client);
 void client_write(struct client *client);
 /* Frees what client_close ended. */
 void client_reap(struct client *client);
-/* Nothing in flight, nothing to be written. */
+/* Gives back the buffers of a client that was silent for a while; returns how many bytes at least. */
+size_t client_trim(struct client *client, uint64_t now_ms);
+/* Nothing in flight, nothing to be written (a subscriber's pushes may wait: it resumes with FROM). */
 bool client_is_quiet(const struct client *client);
 
 /* Takes done requests off the queue's head. */

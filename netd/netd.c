@@ -4,6 +4,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
@@ -17,16 +18,23 @@
 
 #define LISTEN_BACKLOG 1024
 #define TICK_MS        50u
+#define TRIM_INTERVAL_MS 1000u
+/* So much given back at once is worth a walk through the heap. */
+#define TRIM_HEAP_BYTES (16u << 20)
+/* A pause in accepting is logged at most this often. */
+#define ACCEPT_WARNING_MS 10000u
 /* New connections taken at one wake-up. */
 #define ACCEPTS_MAX 64u
 
 static void on_prepare(uv_prepare_t *handle);
 static void on_check(uv_check_t *handle);
 static void on_timer(uv_timer_t *handle);
+static void trim_clients(struct netd *netd, uint64_t now);
 static void turn(struct netd *netd);
 static void wake_stalled(struct netd *netd);
 static void leave_if_quiet(struct netd *netd);
 static void on_connection(uv_poll_t *handle, int status, int events);
+static void pause_accept(struct netd *netd, int error);
 static void accept_one(struct netd *netd, int fd, const struct sockaddr_storage *address);
 static bool parse_address(const char *text, struct sockaddr_storage *ret_address, socklen_t *ret_len);
 static void on_bucket_up(void *ctx, uint32_t bucket);
@@ -196,6 +204,20 @@ static void on_timer(uv_timer_t *handle)
     router_tick(netd->router, now);
     hubs_tick(netd->hubs, now);
     netd_resume_accept(netd);
+    if (now >= netd->trim_at_ms) {
+        netd->trim_at_ms = now + TRIM_INTERVAL_MS;
+        trim_clients(netd, now);
+    }
+}
+
+/* Idle connections hold no buffers, so that ten thousand of them cost little. */
+static void trim_clients(struct netd *netd, uint64_t now)
+{
+    size_t released = 0;
+    for (struct client *client = netd->clients; client != NULL; client = client->next)
+        released += client_trim(client, now);
+    if (released >= TRIM_HEAP_BYTES)
+        malloc_trim(0);
 }
 
 /* The end of a turn. Calls leave before replies are written: the buckets can work meanwhile. */
@@ -263,13 +285,22 @@ static void on_connection(uv_poll_t *handle, int status, int events)
         }
         if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
             /* The connection stays in the backlog: spinning on it would not help. The tick, or a client's end, resumes. */
-            log_warn(netd->log, "accept.paused", "error=\"%s\"", strerror(errno));
-            netd->accepting = false;
-            uv_poll_stop(&netd->listen_poll);
+            pause_accept(netd, errno);
+            return;
         }
         if (errno != ECONNABORTED && errno != EINTR)
             return;
     }
+}
+
+static void pause_accept(struct netd *netd, int error)
+{
+    netd->accepting = false;
+    uv_poll_stop(&netd->listen_poll);
+    if (netd_now_ms(netd) < netd->accept_warning_at_ms)
+        return;
+    netd->accept_warning_at_ms = netd_now_ms(netd) + ACCEPT_WARNING_MS;
+    log_warn(netd->log, "accept.paused", "clients=%lu error=\"%s\"", netd->client_count, strerror(error));
 }
 
 static void accept_one(struct netd *netd, int fd, const struct sockaddr_storage *address)

@@ -32,6 +32,7 @@ struct netd {
     int listen_fd;              /* -1: not listening */
     uv_poll_t listen_poll;
     bool accepting;
+    uint64_t accept_warning_at_ms, trim_at_ms;
     struct client *clients;
     uint64_t client_count, next_client_id;
     struct client *dirty;       /* want something done at the end of this turn */
