@@ -1,4 +1,5 @@
-/* The grammar of the commands' arguments: scalars, appends and scans. Subscriptions: args_subscribe.c. */
+/* The grammar of the commands' arguments: scalars, appends and scans. Subscriptions:
+ * args_subscribe.c. */
 #include "netd/args.h"
 
 #include "common/limits.h"
@@ -25,7 +26,8 @@ bool text_is_utf8(struct span text)
         unsigned more = c >= 0xf0 ? 3 : c >= 0xe0 ? 2 : 1;
         if (c < 0xc2 || c > 0xf4 || (size_t)(end - p) < more)
             return false;
-        /* The second byte's bounds exclude overlong forms, surrogates and what lies above U+10FFFF. */
+        /* The second byte's bounds exclude overlong forms, surrogates and what lies above U+10FFFF.
+         */
         uint8_t low = c == 0xe0 ? 0xa0 : c == 0xf0 ? 0x90 : 0x80;
         uint8_t high = c == 0xed ? 0x9f : c == 0xf4 ? 0x8f : 0xbf;
         if (*p < low || *p > high)
@@ -113,10 +115,11 @@ bool args_stream(struct args *args, struct span *ret_stream)
     if (!args_text(args, "stream id", &text))
         return false;
     if (text.len == 0 || text.len > STREAM_ID_LEN_MAX) {
-        buf_printf(args->error,
-                   "stream id must be between 1 and %u characters in length, but got %zu for '%.*s%s'",
-                   STREAM_ID_LEN_MAX, text.len, (int)min_u64(text.len, 256), (const char *)text.ptr,
-                   text.len > 256 ? "..." : "");
+        buf_printf(
+            args->error,
+            "stream id must be between 1 and %u characters in length, but got %zu for '%.*s%s'",
+            STREAM_ID_LEN_MAX, text.len, (int)min_u64(text.len, 256), (const char *)text.ptr,
+            text.len > 256 ? "..." : "");
         return false;
     }
     if (memchr(text.ptr, 0, text.len) != NULL) {
@@ -214,8 +217,9 @@ bool args_multi_event(struct args *args, struct append_args *ret_event)
     unsigned option;
     while (args->left > 0 && (option = option_at(args)) != 0) {
         if (option == OPTION_PARTITION_KEY)
-            return args_unexpected(args, "EVENT_ID, EXPECTED_VERSION, TIMESTAMP, PAYLOAD, METADATA, "
-                                         "stream id or end of input (the partition key is given once, first)");
+            return args_unexpected(
+                args, "EVENT_ID, EXPECTED_VERSION, TIMESTAMP, PAYLOAD, METADATA, "
+                      "stream id or end of input (the partition key is given once, first)");
         if (!append_option(args, ret_event, option))
             return false;
     }
@@ -288,7 +292,8 @@ static bool append_option(struct args *args, struct append_args *event, enum app
     event->given |= option;
     switch (option) {
     case OPTION_EVENT_ID:
-        return once(args, given, option, "event id") && args_uuid(args, "event id", &event->event_id);
+        return once(args, given, option, "event id") &&
+               args_uuid(args, "event id", &event->event_id);
     case OPTION_PARTITION_KEY:
         return once(args, given, option, "partition key") &&
                args_uuid(args, "partition key", &event->partition_key);
@@ -322,7 +327,8 @@ static bool expected_version(struct args *args, struct append_args *event)
         event->expect = EXPECT_EMPTY;
     } else {
         event->expect = EXPECT_VERSION;
-        return args_u64(args, "EXPECTED_VERSION any, exists, empty or number", &event->expect_version);
+        return args_u64(args, "EXPECTED_VERSION any, exists, empty or number",
+                        &event->expect_version);
     }
     return true;
 }

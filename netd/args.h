@@ -98,7 +98,8 @@ bool args_append(struct args *args, struct append_args *ret_event);
 bool args_multi_event(struct args *args, struct append_args *ret_event);
 /* COUNT and, with by_stream, PARTITION_KEY. */
 bool args_scan_options(struct args *args, bool by_stream, struct scan_args *scan);
-/* ESUB's and EPSUB's arguments. The result is released with subscribe_args_release, after an error too. */
+/* ESUB's and EPSUB's arguments. The result is released with subscribe_args_release, after an error
+ * too. */
 bool args_esub(struct args *args, struct subscribe_args *ret_subscribe);
 bool args_epsub(struct args *args, uint32_t partition_count, struct subscribe_args *ret_subscribe);
 void subscribe_args_release(struct subscribe_args *subscribe);

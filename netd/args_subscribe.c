@@ -9,8 +9,8 @@
 struct tail_args {
     bool from_given, window_given;
     uint64_t window;
-    struct start_args start;          /* of all that no MAP entry names */
-    const struct resp_arg *map;       /* the MAP's entries */
+    struct start_args start;    /* of all that no MAP entry names */
+    const struct resp_arg *map; /* the MAP's entries */
     uint32_t map_count;
 };
 
@@ -21,7 +21,8 @@ static bool map_entry(const struct resp_arg *arg, struct span *ret_name, uint64_
 static bool add_stream(struct args *args, struct subscribe_args *subscribe, uint32_t *cap);
 static void collapse_streams(struct subscribe_args *subscribe);
 static bool parse_selector(struct args *args, uint32_t partition_count, uint8_t *chosen);
-static bool select_item(struct args *args, struct span item, uint32_t partition_count, uint8_t *chosen);
+static bool select_item(struct args *args, struct span item, uint32_t partition_count,
+                        uint8_t *chosen);
 static struct span trim(struct span text);
 
 static const char selector_what[] = "*, partition id or comma-separated partition ids";
@@ -173,7 +174,7 @@ static bool parse_tail(struct args *args, struct tail_args *tail, const char *ma
             }
         } else {
             return args_unexpected(args, tail->from_given && tail->window_given ? "end of input"
-                                         : tail->from_given ? "WINDOW or end of input"
+                                         : tail->from_given   ? "WINDOW or end of input"
                                          : tail->window_given ? "FROM or end of input"
                                                               : "FROM, WINDOW or end of input");
         }
@@ -217,7 +218,8 @@ static bool map_entry(const struct resp_arg *arg, struct span *ret_name, uint64_
 {
     if (arg->type != RESP_STRING)
         return false;
-    const uint8_t *equals = arg->value.len > 0 ? memrchr(arg->value.ptr, '=', arg->value.len) : NULL;
+    const uint8_t *equals =
+        arg->value.len > 0 ? memrchr(arg->value.ptr, '=', arg->value.len) : NULL;
     if (equals == NULL || equals == arg->value.ptr)
         return false;
     size_t name_len = (size_t)(equals - arg->value.ptr);
@@ -252,7 +254,8 @@ static bool parse_selector(struct args *args, uint32_t partition_count, uint8_t 
 }
 
 /* One id, one a-b range, or one key. */
-static bool select_item(struct args *args, struct span item, uint32_t partition_count, uint8_t *chosen)
+static bool select_item(struct args *args, struct span item, uint32_t partition_count,
+                        uint8_t *chosen)
 {
     struct uuid key;
     uint64_t first, last;

@@ -1,5 +1,5 @@
-/* A call: one request message to a bucket, from when it is asked for until its answer. The owner embeds it and
- * stays where it is until `done` was called or the call was cancelled. Pure. */
+/* A call: one request message to a bucket, from when it is asked for until its answer. The owner
+ * embeds it and stays where it is until `done` was called or the call was cancelled. Pure. */
 #pragma once
 
 #include "proto/messages.h"
@@ -8,17 +8,17 @@ struct call_list;
 
 struct call {
     struct call *prev, *next;
-    struct call_list *list;   /* the list it waits in, NULL outside the router */
-    /* The answer, or a fail_reply made here (ERR_TIMEOUT, ERR_DOWN). Views are valid during the call. The call may be
-     * submitted again, or its memory given up, from within. */
+    struct call_list *list; /* the list it waits in, NULL outside the router */
+    /* The answer, or a fail_reply made here (ERR_TIMEOUT, ERR_DOWN). Views are valid during the
+     * call. The call may be submitted again, or its memory given up, from within. */
     void (*done)(struct call *call, const struct msg *reply);
-    uint64_t deadline_ms;     /* loop time; 0: waits as long as it takes */
+    uint64_t deadline_ms; /* loop time; 0: waits as long as it takes */
     uint32_t bucket;
     uint32_t slot;
-    uint32_t bytes;           /* appends: of the events, for the queue's bound */
+    uint32_t bytes; /* appends: of the events, for the queue's bound */
     bool in_flight;
-    bool sent;                /* at least once: its outcome is unknown until answered */
-    struct msg msg;           /* req_id is the router's; views point into the owner's memory */
+    bool sent;      /* at least once: its outcome is unknown until answered */
+    struct msg msg; /* req_id is the router's; views point into the owner's memory */
 };
 
 struct call_list {

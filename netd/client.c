@@ -14,7 +14,7 @@
 #define READ_BYTES (64u << 10)
 /* Requests of one connection that may wait for answers. */
 #define PENDING_MAX 4096u
-#define READS_MAX 256u
+#define READS_MAX   256u
 /* What a read's answer is taken to hold before the first one came. */
 #define READ_BYTES_EXPECTED (64u << 10)
 /* Unread output above which a subscriber's pushes wait, and below which they go on. */
@@ -84,7 +84,8 @@ void client_process(struct client *client)
     while (may_start(client)) {
         const char *error = NULL;
         if (client->held_args == NULL) {
-            enum err err = resp_reader_next(client->reader, &client->held_args, &client->held_count, &error);
+            enum err err =
+                resp_reader_next(client->reader, &client->held_args, &client->held_count, &error);
             if (err != ERR_OK || client->held_count == 0)
                 client->held_args = NULL;
             client->input_done = err == ERR_AGAIN;
@@ -108,8 +109,8 @@ void client_process(struct client *client)
 void client_write(struct client *client)
 {
     while (client->out_sent < client->out.len) {
-        ssize_t sent = send(client->fd, client->out.ptr + client->out_sent, client->out.len - client->out_sent,
-                            MSG_NOSIGNAL | MSG_DONTWAIT);
+        ssize_t sent = send(client->fd, client->out.ptr + client->out_sent,
+                            client->out.len - client->out_sent, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (sent < 0 && errno == EINTR)
             continue;
         if (sent < 0 && errno != EAGAIN && errno != EWOULDBLOCK) {
@@ -163,24 +164,32 @@ void client_reap(struct client *client)
     netd->client_count--;
     uv_poll_stop(&client->poll);
     uv_close((uv_handle_t *)&client->poll, on_closed);
-    /* Unread input would turn the close into a reset, and the last reply would be lost with it. */
-    uint8_t discarded[4096];
-    shutdown(client->fd, SHUT_WR);
-    for (unsigned i = 0; i < 64 && recv(client->fd, discarded, sizeof discarded, MSG_DONTWAIT) > 0; i++)
-        continue;
+    client_hang_up(client);
     close(client->fd);
     netd_resume_accept(netd);
 }
 
+void client_hang_up(struct client *client)
+{
+    /* Unread input would turn the close into a reset, and the last reply could be lost with it. */
+    uint8_t discarded[4096];
+    shutdown(client->fd, SHUT_WR);
+    for (unsigned i = 0; i < 64 && recv(client->fd, discarded, sizeof discarded, MSG_DONTWAIT) > 0;
+         i++)
+        continue;
+}
+
 bool client_is_quiet(const struct client *client)
 {
-    return client->first == NULL && (client->out_sent == client->out.len || client->subscriptions != NULL);
+    return client->first == NULL &&
+           (client->out_sent == client->out.len || client->subscriptions != NULL);
 }
 
 size_t client_trim(struct client *client, uint64_t now_ms)
 {
-    if (client->is_trimmed || client->closing || now_ms < client->last_ms + TRIM_AFTER_MS || client->first != NULL ||
-        client->held_args != NULL || !client->input_done || unsent(client) > 0)
+    if (client->is_trimmed || client->closing || now_ms < client->last_ms + TRIM_AFTER_MS ||
+        client->first != NULL || client->held_args != NULL || !client->input_done ||
+        unsent(client) > 0)
         return 0;
     size_t released = client->out.cap;
     client->is_trimmed = true;
@@ -226,11 +235,13 @@ void client_set_limits(struct client *client)
     };
     if (client->authenticated)
         limits = (struct resp_limits){
-            /* What is too large for a small segment only is refused by the command, which can say why. */
+            /* What is too large for a small segment only is refused by the command, which can say
+               why. */
             .bulk_bytes_max = max_u64(netd->event_bytes_max, EVENT_BYTES_DEFAULT) + RESP_BULK_SLACK,
             .arguments_max = RESP_ARGUMENTS_MAX,
             .inline_bytes_max = RESP_INLINE_BYTES_MAX,
-            .request_bytes_max = 2 * max_u64(netd->transaction_bytes_max, TRANSACTION_BYTES_DEFAULT) + (32 << 20),
+            .request_bytes_max =
+                2 * max_u64(netd->transaction_bytes_max, TRANSACTION_BYTES_DEFAULT) + (32 << 20),
         };
     resp_reader_set_limits(client->reader, &limits);
 }
@@ -252,7 +263,8 @@ void client_end_subscription(struct client *client, struct subscription *subscri
             if (request != NULL) {
                 request->subscription = NULL;
                 if (!request->done)
-                    request_fail(request, "NOTFOUND", span_str("the subscription ended before it began"));
+                    request_fail(request, "NOTFOUND",
+                                 span_str("the subscription ended before it began"));
             }
             subscription_free(subscription);
             return;
@@ -354,13 +366,15 @@ static void watch(struct client *client)
 
 static bool may_start(const struct client *client)
 {
-    return !client->closing && !client->no_more && !client->netd->stopping && client->pending < PENDING_MAX &&
-           client->in_flight[CLASS_READ] < READS_MAX &&
-           unsent(client) + client->waiting_bytes + client->in_flight[CLASS_READ] * client->read_bytes <
+    return !client->closing && !client->no_more && !client->netd->stopping &&
+           client->pending < PENDING_MAX && client->in_flight[CLASS_READ] < READS_MAX &&
+           unsent(client) + client->waiting_bytes +
+                   client->in_flight[CLASS_READ] * client->read_bytes <
                client->netd->config->network.output_buffer_bytes;
 }
 
-/* Only an empty reader is fed: so its memory is bounded, and at the end of the input nothing is left over. */
+/* Only an empty reader is fed: so its memory is bounded, and at the end of the input nothing is
+ * left over. */
 static bool may_read(const struct client *client)
 {
     return client->held_args == NULL && client->input_done && may_start(client);
@@ -384,7 +398,8 @@ static void refuse(struct client *client, const char *error, bool close_after)
     request_done(request);
 }
 
-/* Answers to come are dropped; appends go on nevertheless, as if the client had left a moment later. */
+/* Answers to come are dropped; appends go on nevertheless, as if the client had left a moment
+ * later. */
 static void drop_requests(struct client *client)
 {
     for (struct request *request = client->first, *next; request != NULL; request = next) {

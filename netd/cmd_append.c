@@ -17,8 +17,10 @@ struct id_set {
     size_t mask;
 };
 
-static enum handled check_event(struct netd *netd, const struct append_args *event, uint16_t hash, struct buf *error);
-static void pack_event(struct request *request, const struct append_args *event, uint16_t hash, uint64_t now_ms);
+static enum handled check_event(struct netd *netd, const struct append_args *event, uint16_t hash,
+                                struct buf *error);
+static void pack_event(struct request *request, const struct append_args *event, uint16_t hash,
+                       uint64_t now_ms);
 static void send_append(struct request *request, bool given_id);
 static void on_append(struct call *call, const struct msg *reply);
 static bool render_append(struct request *request, const struct msg_append_reply *reply);
@@ -35,7 +37,9 @@ enum handled cmd_eappend(struct client *client, struct request *request, struct 
     struct append_args event;
     if (!args_append(args, &event))
         return HANDLED_FAILED;
-    request->partition_key = (event.given & OPTION_PARTITION_KEY) != 0 ? event.partition_key : uuid_partition_key(event.stream);
+    request->partition_key = (event.given & OPTION_PARTITION_KEY) != 0
+                                 ? event.partition_key
+                                 : uuid_partition_key(event.stream);
     uint16_t hash = uuid_hash(&request->partition_key);
     request->partition = hash % netd->config->partition.count;
     enum handled handled = check_event(netd, &event, hash, args->error);
@@ -83,9 +87,11 @@ static enum handled parse_events(struct request *request, struct args *args, uin
         enum handled handled = check_event(netd, &event, hash, args->error);
         if (handled != HANDLED_LATER)
             return handled;
-        bytes += EVENT_OVERHEAD_BYTES + event.stream.len + event.name.len + event.metadata.len + event.payload.len;
+        bytes += EVENT_OVERHEAD_BYTES + event.stream.len + event.name.len + event.metadata.len +
+                 event.payload.len;
         if (bytes > netd->transaction_bytes_max) {
-            buf_printf(args->error, "the transaction's events exceed %lu bytes (append.max_transaction_bytes)",
+            buf_printf(args->error,
+                       "the transaction's events exceed %lu bytes (append.max_transaction_bytes)",
                        netd->transaction_bytes_max);
             return HANDLED_TOO_BIG;
         }
@@ -96,9 +102,11 @@ static enum handled parse_events(struct request *request, struct args *args, uin
 }
 
 /* HANDLED_LATER: nothing is wrong with it. */
-static enum handled check_event(struct netd *netd, const struct append_args *event, uint16_t hash, struct buf *error)
+static enum handled check_event(struct netd *netd, const struct append_args *event, uint16_t hash,
+                                struct buf *error)
 {
-    if (netd->config->append.strict_versioning && (event->expect == EXPECT_ANY || event->expect == EXPECT_EXISTS)) {
+    if (netd->config->append.strict_versioning &&
+        (event->expect == EXPECT_ANY || event->expect == EXPECT_EXISTS)) {
         buf_printf(error, "strict versioning mode rejects EXPECTED_VERSION %s",
                    event->expect == EXPECT_ANY ? "any" : "exists");
         return HANDLED_FAILED;
@@ -109,14 +117,16 @@ static enum handled check_event(struct netd *netd, const struct append_args *eve
     }
     uint64_t bytes = event->metadata.len + event->payload.len;
     if (bytes > netd->event_bytes_max) {
-        buf_printf(error, "metadata and payload of %lu bytes exceed %lu bytes (append.max_event_bytes)", bytes,
-                   netd->event_bytes_max);
+        buf_printf(error,
+                   "metadata and payload of %lu bytes exceed %lu bytes (append.max_event_bytes)",
+                   bytes, netd->event_bytes_max);
         return HANDLED_TOO_BIG;
     }
     return HANDLED_LATER;
 }
 
-static void pack_event(struct request *request, const struct append_args *event, uint16_t hash, uint64_t now_ms)
+static void pack_event(struct request *request, const struct append_args *event, uint16_t hash,
+                       uint64_t now_ms)
 {
     struct rec_new_event record = {
         .event_id = event->event_id,
@@ -179,14 +189,15 @@ static bool render_append(struct request *request, const struct msg_append_reply
     struct rec_appended_event appended;
     if (rec_next_appended_event(&list, &appended) != ERR_OK)
         return false;
-    reply_append(request_out(request), request->proto, &(struct append_result){
-        .event_id = request->event_id,
-        .partition_key = request->partition_key,
-        .partition = request->partition,
-        .sequence = reply->first_sequence,
-        .version = appended.version,
-        .timestamp_ms = appended.timestamp_ms,
-    });
+    reply_append(request_out(request), request->proto,
+                 &(struct append_result){
+                     .event_id = request->event_id,
+                     .partition_key = request->partition_key,
+                     .partition = request->partition,
+                     .sequence = reply->first_sequence,
+                     .version = appended.version,
+                     .timestamp_ms = appended.timestamp_ms,
+                 });
     return true;
 }
 
@@ -197,15 +208,16 @@ static bool render_multi_append(struct request *request, const struct msg_append
     struct span sent = buf_span(&request->events), list = reply->events;
     struct rec_new_event event;
     struct rec_appended_event appended;
-    reply_multi_append_head(out, request->proto, &request->partition_key, request->partition, reply->first_sequence,
-                            request->event_count);
+    reply_multi_append_head(out, request->proto, &request->partition_key, request->partition,
+                            reply->first_sequence, request->event_count);
     for (uint64_t i = 0; i < request->event_count; i++) {
-        if (rec_next_new_event(&sent, &event) != ERR_OK || rec_next_appended_event(&list, &appended) != ERR_OK) {
+        if (rec_next_new_event(&sent, &event) != ERR_OK ||
+            rec_next_appended_event(&list, &appended) != ERR_OK) {
             out->len = start;
             return false;
         }
-        reply_multi_append_event(out, request->proto, &event.event_id, event.stream, appended.version,
-                                 appended.timestamp_ms);
+        reply_multi_append_event(out, request->proto, &event.event_id, event.stream,
+                                 appended.version, appended.timestamp_ms);
     }
     return true;
 }
@@ -217,7 +229,8 @@ static void fail_append(struct request *request, const struct msg *reply)
         request_fail(request, "READERR", span_str("the bucket's answer can't be read"));
         return;
     }
-    enum err err = reply->u.fail_reply.error < ERR_COUNT ? (enum err)reply->u.fail_reply.error : ERR_IO;
+    enum err err =
+        reply->u.fail_reply.error < ERR_COUNT ? (enum err)reply->u.fail_reply.error : ERR_IO;
     if (err != ERR_TIMEOUT) {
         request_fail(request, err_code(err), reply->u.fail_reply.text);
         return;

@@ -9,9 +9,11 @@ static bool check_password(const struct netd *netd, struct span user, struct spa
 static enum handled fail(struct request *request, const char *code, const char *text);
 static bool set_name(char *to, size_t size, struct span value);
 static void hello_reply(struct client *client, struct request *request);
-static enum handled client_setinfo(struct client *client, struct request *request, struct args *args);
+static enum handled client_setinfo(struct client *client, struct request *request,
+                                   struct args *args);
 static enum handled client_kill(struct client *client, struct request *request, struct args *args);
-static enum handled client_list(struct client *client, struct request *request, struct args *args, bool all);
+static enum handled client_list(struct client *client, struct request *request, struct args *args,
+                                bool all);
 static void print_client(const struct client *client, struct buf *out);
 static enum handled client_on_off(struct request *request, struct args *args);
 
@@ -84,8 +86,9 @@ enum handled cmd_auth(struct client *client, struct request *request, struct arg
     if (!args_text(args, "password", &password) || !args_end(args))
         return HANDLED_FAILED;
     if (client->netd->config->network.password[0] == '\0')
-        return fail(request, "ERR",
-                    "AUTH called without a password configured (network.password): no login is needed");
+        return fail(
+            request, "ERR",
+            "AUTH called without a password configured (network.password): no login is needed");
     if (!check_password(client->netd, user, password))
         return fail(request, "WRONGPASS", "invalid username-password pair or user is disabled.");
     client->authenticated = true;
@@ -110,8 +113,10 @@ enum handled cmd_hello(struct client *client, struct request *request, struct ar
         if (args_take_word(args, "AUTH")) {
             if (!args_text(args, "user", &user) || !args_text(args, "password", &password))
                 return HANDLED_FAILED;
-            if (client->netd->config->network.password[0] != '\0' && !check_password(client->netd, user, password))
-                return fail(request, "WRONGPASS", "invalid username-password pair or user is disabled.");
+            if (client->netd->config->network.password[0] != '\0' &&
+                !check_password(client->netd, user, password))
+                return fail(request, "WRONGPASS",
+                            "invalid username-password pair or user is disabled.");
             authenticated = true;
         } else if (args_take_word(args, "SETNAME")) {
             if (!args_text(args, "name", &name))
@@ -122,11 +127,14 @@ enum handled cmd_hello(struct client *client, struct request *request, struct ar
     }
     if (!authenticated)
         return fail(request, "NOAUTH",
-                    "HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH "
-                    "<user> <pass> option can be used to authenticate the client and select the RESP protocol "
+                    "HELLO must be called with the client already authenticated, otherwise the "
+                    "HELLO <proto> AUTH "
+                    "<user> <pass> option can be used to authenticate the client and select the "
+                    "RESP protocol "
                     "version at the same time");
     if (name.ptr != NULL && !set_name(client->name, sizeof client->name, name))
-        return fail(request, "ERR", "Client names cannot contain spaces, newlines or special characters.");
+        return fail(request, "ERR",
+                    "Client names cannot contain spaces, newlines or special characters.");
     client->authenticated = true;
     client->proto_fixed = true;
     client_set_limits(client);
@@ -149,14 +157,16 @@ enum handled cmd_client(struct client *client, struct request *request, struct a
     if (args_take_word(args, "NO-EVICT") || args_take_word(args, "NO-TOUCH"))
         return client_on_off(request, args);
     if (args_take_word(args, "REPLY"))
-        return args_take_word(args, "ON") && args->left == 0 ? (resp_simple_str(out, "OK"), HANDLED_DONE)
-                                                             : (args_unexpected(args, "ON"), HANDLED_FAILED);
+        return args_take_word(args, "ON") && args->left == 0
+                   ? (resp_simple_str(out, "OK"), HANDLED_DONE)
+                   : (args_unexpected(args, "ON"), HANDLED_FAILED);
     if (args_take_word(args, "SETNAME")) {
         struct span name;
         if (!args_text(args, "name", &name) || !args_end(args))
             return HANDLED_FAILED;
         if (!set_name(client->name, sizeof client->name, name))
-            return fail(request, "ERR", "Client names cannot contain spaces, newlines or special characters.");
+            return fail(request, "ERR",
+                        "Client names cannot contain spaces, newlines or special characters.");
         resp_simple_str(out, "OK");
     } else if (args_take_word(args, "GETNAME")) {
         if (!args_end(args))
@@ -170,7 +180,9 @@ enum handled cmd_client(struct client *client, struct request *request, struct a
             return HANDLED_FAILED;
         resp_number(out, (int64_t)client->id);
     } else {
-        return args_unexpected(args, "ID, INFO, LIST, GETNAME, SETNAME, SETINFO, KILL, NO-EVICT, NO-TOUCH or REPLY"),
+        return args_unexpected(
+                   args,
+                   "ID, INFO, LIST, GETNAME, SETNAME, SETINFO, KILL, NO-EVICT, NO-TOUCH or REPLY"),
                HANDLED_FAILED;
     }
     return HANDLED_DONE;
@@ -241,7 +253,8 @@ static void hello_reply(struct client *client, struct request *request)
 }
 
 /* A library that tells its name would have said HELLO 3 had it wanted RESP3: it reads RESP2. */
-static enum handled client_setinfo(struct client *client, struct request *request, struct args *args)
+static enum handled client_setinfo(struct client *client, struct request *request,
+                                   struct args *args)
 {
     struct span value;
     bool is_name = args_take_word(args, "LIB-NAME");
@@ -251,7 +264,8 @@ static enum handled client_setinfo(struct client *client, struct request *reques
         return HANDLED_FAILED;
     if (!set_name(is_name ? client->lib_name : client->lib_version,
                   is_name ? sizeof client->lib_name : sizeof client->lib_version, value))
-        return fail(request, "ERR", "CLIENT SETINFO values cannot contain spaces, newlines or special characters.");
+        return fail(request, "ERR",
+                    "CLIENT SETINFO values cannot contain spaces, newlines or special characters.");
     if (is_name && !client->proto_fixed) {
         client->proto_fixed = true;
         client_set_proto(client, strncmp(client->lib_name, "redis-rs", 8) == 0 ? 3 : 2);
@@ -260,7 +274,8 @@ static enum handled client_setinfo(struct client *client, struct request *reques
     return HANDLED_DONE;
 }
 
-/* CLIENT KILL ip:port, or filters ID, ADDR, LADDR and SKIPME; the latter form answers how many were closed. */
+/* CLIENT KILL ip:port, or filters ID, ADDR, LADDR and SKIPME; the latter form answers how many were
+ * closed. */
 static enum handled client_kill(struct client *client, struct request *request, struct args *args)
 {
     struct netd *netd = client->netd;
@@ -279,7 +294,8 @@ static enum handled client_kill(struct client *client, struct request *request, 
         } else if (args_take_word(args, "ADDR")) {
             if (!args_text(args, "ip:port", &address))
                 return HANDLED_FAILED;
-        } else if (args_take_word(args, "LADDR") || args_take_word(args, "TYPE") || args_take_word(args, "USER")) {
+        } else if (args_take_word(args, "LADDR") || args_take_word(args, "TYPE") ||
+                   args_take_word(args, "USER")) {
             if (!args_text(args, "value", &ignored))
                 return HANDLED_FAILED;
         } else if (args_take_word(args, "SKIPME")) {
@@ -287,7 +303,8 @@ static enum handled client_kill(struct client *client, struct request *request, 
             if (!skip_me && !args_take_word(args, "NO"))
                 return args_unexpected(args, "yes or no"), HANDLED_FAILED;
         } else {
-            return args_unexpected(args, "ID, ADDR, LADDR, TYPE, USER, SKIPME or end of input"), HANDLED_FAILED;
+            return args_unexpected(args, "ID, ADDR, LADDR, TYPE, USER, SKIPME or end of input"),
+                   HANDLED_FAILED;
         }
     }
     for (struct client *other = netd->clients; other != NULL; other = other->next) {
@@ -312,7 +329,8 @@ static enum handled client_kill(struct client *client, struct request *request, 
     return HANDLED_DONE;
 }
 
-static enum handled client_list(struct client *client, struct request *request, struct args *args, bool all)
+static enum handled client_list(struct client *client, struct request *request, struct args *args,
+                                bool all)
 {
     struct buf text = {0};
     while (all && args->left > 0) { /* filters: TYPE normal, ID id ...: read, and all are listed */
@@ -335,12 +353,13 @@ static void print_client(const struct client *client, struct buf *out)
 {
     uint64_t now = netd_now_ms(client->netd);
     buf_printf(out,
-               "id=%lu addr=%s fd=%d name=%s age=%lu idle=%lu flags=N db=0 sub=%u psub=0 multi=-1 pending=%u omem=%zu "
+               "id=%lu addr=%s fd=%d name=%s age=%lu idle=%lu flags=N db=0 sub=%u psub=0 multi=-1 "
+               "pending=%u omem=%zu "
                "cmd=%s user=default lib-name=%s lib-ver=%s resp=%d\n",
-               client->id, client->address, client->fd, client->name, (now - client->since_ms) / 1000,
-               (now - client->last_ms) / 1000, client->subscription_count, client->pending,
-               client->out.len - client->out_sent, client->last_command, client->lib_name, client->lib_version,
-               client->proto);
+               client->id, client->address, client->fd, client->name,
+               (now - client->since_ms) / 1000, (now - client->last_ms) / 1000,
+               client->subscription_count, client->pending, client->out.len - client->out_sent,
+               client->last_command, client->lib_name, client->lib_version, client->proto);
 }
 
 static enum handled client_on_off(struct request *request, struct args *args)

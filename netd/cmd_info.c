@@ -7,8 +7,9 @@
 #include "netd/command.h"
 #include "netd/netd.h"
 
-/* A bucket that doesn't answer in this time is reported as it is; INFO is asked when things are slow. */
-#define INFO_TIMEOUT_MS 1000u
+/* A bucket that doesn't answer in this time is reported as it is; INFO is asked when things are
+ * slow. */
+#define INFO_TIMEOUT_MS   1000u
 #define CACHE_BLOCK_BYTES 65536u
 
 struct bucket_part {
@@ -87,7 +88,8 @@ static void ask_buckets(struct request *request, uint64_t timeout_ms)
 
 static void on_info(struct call *call, const struct msg *reply)
 {
-    struct bucket_part *part = (struct bucket_part *)((char *)call - offsetof(struct bucket_part, call));
+    struct bucket_part *part =
+        (struct bucket_part *)((char *)call - offsetof(struct bucket_part, call));
     struct request *request = part->request;
     part->answered = reply->tag == TAG_info_reply;
     if (part->answered)
@@ -150,15 +152,15 @@ static void render_text(struct request *request)
 {
     struct netd *netd = request->netd;
     struct buf text = {0};
-    bool all = request->stream[0] == '\0' || section_is(request, "ALL") || section_is(request, "EVERYTHING") ||
-               section_is(request, "DEFAULT");
+    bool all = request->stream[0] == '\0' || section_is(request, "ALL") ||
+               section_is(request, "EVERYTHING") || section_is(request, "DEFAULT");
     if (all || section_is(request, "SERVER"))
         print_server(netd, &text);
     if (all || section_is(request, "CLIENTS"))
         print_clients(netd, &text);
     if (all || section_is(request, "MEMORY"))
-        buf_printf(&text, "# Memory\r\nused_memory:%lu\r\nused_memory_rss:%lu\r\n\r\n", netd_memory_bytes(),
-                   netd_memory_bytes());
+        buf_printf(&text, "# Memory\r\nused_memory:%lu\r\nused_memory_rss:%lu\r\n\r\n",
+                   netd_memory_bytes(), netd_memory_bytes());
     if (all || section_is(request, "PERSISTENCE"))
         buf_printf(&text, "# Persistence\r\nloading:0\r\naof_enabled:1\r\n\r\n");
     if (all || section_is(request, "STATS"))
@@ -177,18 +179,22 @@ static void print_server(const struct netd *netd, struct buf *out)
 {
     uint64_t uptime = (netd_now_ms(netd) - netd->started_ms) / 1000;
     buf_printf(out,
-               "# Server\r\nserver_name:sierradb\r\nsierradb_version:%s\r\nredis_version:7.0.0\r\nredis_mode:%s\r\n"
-               "process_id:%d\r\nrun_id:%s\r\ntcp_address:%s\r\nuptime_in_seconds:%lu\r\nuptime_in_days:%lu\r\n"
+               "# "
+               "Server\r\nserver_name:sierradb\r\nsierradb_version:%s\r\nredis_version:7.0."
+               "0\r\nredis_mode:%s\r\n"
+               "process_id:%d\r\nrun_id:%s\r\ntcp_address:%s\r\nuptime_in_seconds:%lu\r\nuptime_in_"
+               "days:%lu\r\n"
                "bucket_count:%u\r\npartition_count:%u\r\n\r\n",
-               SIERRADB_VERSION, netd->config->node.count > 1 ? "cluster" : "standalone", getpid(), netd->node_id,
-               netd->config->network.client_address, uptime, uptime / 86400, netd->config->bucket.count,
-               netd->config->partition.count);
+               SIERRADB_VERSION, netd->config->node.count > 1 ? "cluster" : "standalone", getpid(),
+               netd->node_id, netd->config->network.client_address, uptime, uptime / 86400,
+               netd->config->bucket.count, netd->config->partition.count);
 }
 
 static void print_clients(const struct netd *netd, struct buf *out)
 {
-    buf_printf(out, "# Clients\r\nconnected_clients:%lu\r\nmaxclients:%lu\r\nsubscriptions:%lu\r\n\r\n",
-               netd->client_count, netd->config->network.max_clients, hubs_subscriptions(netd->hubs));
+    buf_printf(
+        out, "# Clients\r\nconnected_clients:%lu\r\nmaxclients:%lu\r\nsubscriptions:%lu\r\n\r\n",
+        netd->client_count, netd->config->network.max_clients, hubs_subscriptions(netd->hubs));
 }
 
 static void print_statistics(const struct netd *netd, struct buf *out)
@@ -196,29 +202,35 @@ static void print_statistics(const struct netd *netd, struct buf *out)
     const struct netd_stats *stats = &netd->stats;
     struct router_stats router;
     router_get_stats(netd->router, &router);
-    buf_printf(out,
-               "# Stats\r\ntotal_connections_received:%lu\r\nrejected_connections:%lu\r\ntotal_commands_processed:%lu\r\n"
-               "total_error_replies:%lu\r\ntotal_net_input_bytes:%lu\r\ntotal_net_output_bytes:%lu\r\n"
-               "appends:%lu\r\nevents_appended:%lu\r\nevents_read:%lu\r\nevents_pushed:%lu\r\n"
-               "append_frames:%lu\r\nappends_per_frame:%.2f\r\nappends_sent_again:%lu\r\nappends_waiting:%lu\r\n\r\n",
-               stats->connections, stats->rejected, stats->commands, stats->errors, stats->bytes_in, stats->bytes_out,
-               stats->appends, stats->events_appended, stats->events_read, hubs_pushed(netd->hubs), router.frames,
-               router.frames == 0 ? 0.0 : (double)router.frame_appends / (double)router.frames, router.resent,
-               router.queued_appends);
+    buf_printf(
+        out,
+        "# "
+        "Stats\r\ntotal_connections_received:%lu\r\nrejected_connections:%lu\r\ntotal_commands_"
+        "processed:%lu\r\n"
+        "total_error_replies:%lu\r\ntotal_net_input_bytes:%lu\r\ntotal_net_output_bytes:%lu\r\n"
+        "appends:%lu\r\nevents_appended:%lu\r\nevents_read:%lu\r\nevents_pushed:%lu\r\n"
+        "append_frames:%lu\r\nappends_per_frame:%.2f\r\nappends_sent_again:%lu\r\nappends_waiting:%"
+        "lu\r\n\r\n",
+        stats->connections, stats->rejected, stats->commands, stats->errors, stats->bytes_in,
+        stats->bytes_out, stats->appends, stats->events_appended, stats->events_read,
+        hubs_pushed(netd->hubs), router.frames,
+        router.frames == 0 ? 0.0 : (double)router.frame_appends / (double)router.frames,
+        router.resent, router.queued_appends);
 }
 
 static void print_buckets(const struct request *request, struct buf *out)
 {
     const struct netd *netd = request->netd;
-    buf_printf(out, "# Buckets\r\nevents:%lu\r\ndisk_bytes:%lu\r\n", sum(request).events, sum(request).disk_bytes);
+    buf_printf(out, "# Buckets\r\nevents:%lu\r\ndisk_bytes:%lu\r\n", sum(request).events,
+               sum(request).disk_bytes);
     for (uint32_t i = 0; i < netd->config->bucket.count; i++) {
         const struct bucket_part *part = &request->parts[i];
-        const char *state = part->answered                             ? "up"
-                            : router_bucket_is_down(netd->router, i)   ? "down"
-                            : router_bucket_is_up(netd->router, i)     ? "busy"
-                                                                       : "starting";
-        buf_printf(out, "bucket%u:state=%s,events=%lu,segments=%lu,disk_bytes=%lu\r\n", i, state, part->info.events,
-                   part->info.segments, part->info.disk_bytes);
+        const char *state = part->answered                           ? "up"
+                            : router_bucket_is_down(netd->router, i) ? "down"
+                            : router_bucket_is_up(netd->router, i)   ? "busy"
+                                                                     : "starting";
+        buf_printf(out, "bucket%u:state=%s,events=%lu,segments=%lu,disk_bytes=%lu\r\n", i, state,
+                   part->info.events, part->info.segments, part->info.disk_bytes);
     }
     buf_printf(out, "\r\n");
 }

@@ -4,14 +4,17 @@
 #include "netd/netd.h"
 #include "netd/reply.h"
 
-static void send_read(struct request *request, uint32_t partition, void (*done)(struct call *, const struct msg *));
+static void send_read(struct request *request, uint32_t partition,
+                      void (*done)(struct call *, const struct msg *));
 static void on_event(struct call *call, const struct msg *reply);
 static void on_number(struct call *call, const struct msg *reply);
-static enum handled start_scan(struct request *request, const struct scan_args *scan, uint32_t partition);
+static enum handled start_scan(struct request *request, const struct scan_args *scan,
+                               uint32_t partition);
 static void ask_chunk(struct request *request);
 static void on_chunk(struct call *call, const struct msg *reply);
 static void finish_scan(struct request *request, bool has_more);
-static bool render_whole(struct request *request, const struct msg_events_reply *chunk, uint64_t count);
+static bool render_whole(struct request *request, const struct msg_events_reply *chunk,
+                         uint64_t count);
 static void fail_read(struct request *request, const struct msg *reply);
 static struct request *request_of_call(struct call *call);
 static struct span keep_stream(struct request *request, struct span stream);
@@ -70,7 +73,8 @@ enum handled cmd_escan(struct client *client, struct request *request, struct ar
 {
     struct span stream;
     struct scan_args scan;
-    if (!args_stream(args, &stream) || !args_range(args, "version", &scan.range) || !args_scan_options(args, true, &scan))
+    if (!args_stream(args, &stream) || !args_range(args, "version", &scan.range) ||
+        !args_scan_options(args, true, &scan))
         return HANDLED_FAILED;
     struct uuid key = scan.key_given ? scan.key : uuid_partition_key(stream);
     uint32_t partition = uuid_hash(&key) % client->netd->config->partition.count;
@@ -113,7 +117,8 @@ void scan_continue(struct request *request)
     ask_chunk(request);
 }
 
-static enum handled start_scan(struct request *request, const struct scan_args *scan, uint32_t partition)
+static enum handled start_scan(struct request *request, const struct scan_args *scan,
+                               uint32_t partition)
 {
     request->found = 0;
     request->remaining = scan->count;
@@ -183,7 +188,8 @@ static void on_chunk(struct call *call, const struct msg *reply)
 }
 
 /* The usual case: one chunk is the whole answer, rendered where it will be sent from. */
-static bool render_whole(struct request *request, const struct msg_events_reply *chunk, uint64_t count)
+static bool render_whole(struct request *request, const struct msg_events_reply *chunk,
+                         uint64_t count)
 {
     struct buf *out = request_out(request);
     size_t start = out->len;
@@ -246,11 +252,13 @@ static void fail_read(struct request *request, const struct msg *reply)
         request_fail(request, "READERR", span_str("the bucket's answer can't be read"));
         return;
     }
-    enum err err = reply->u.fail_reply.error < ERR_COUNT ? (enum err)reply->u.fail_reply.error : ERR_IO;
+    enum err err =
+        reply->u.fail_reply.error < ERR_COUNT ? (enum err)reply->u.fail_reply.error : ERR_IO;
     request_fail(request, err_code(err), reply->u.fail_reply.text);
 }
 
-static void send_read(struct request *request, uint32_t partition, void (*done)(struct call *, const struct msg *))
+static void send_read(struct request *request, uint32_t partition,
+                      void (*done)(struct call *, const struct msg *))
 {
     struct netd *netd = request->netd;
     request->call.done = done;

@@ -54,8 +54,8 @@ enum handled cmd_help(struct client *client, struct request *request, struct arg
         if (only != NULL && only != command)
             continue;
         line.len = 0;
-        buf_printf(&line, "%s%s%s - %s", command->name, command->syntax[0] != '\0' ? " " : "", command->syntax,
-                   command->summary);
+        buf_printf(&line, "%s%s%s - %s", command->name, command->syntax[0] != '\0' ? " " : "",
+                   command->syntax, command->summary);
         resp_bulk(out, buf_span(&line));
     }
     buf_release(&line);
@@ -83,7 +83,9 @@ enum handled cmd_config(struct client *client, struct request *request, struct a
 {
     struct buf found = {0};
     if (!args_take_word(args, "GET"))
-        return args_unexpected(args, "GET (configuration is changed in the file, and with a restart)"), HANDLED_FAILED;
+        return args_unexpected(args,
+                               "GET (configuration is changed in the file, and with a restart)"),
+               HANDLED_FAILED;
     if (args->left == 0)
         return args_unexpected(args, "pattern"), HANDLED_FAILED;
     unsigned count = collect_settings(client->netd->config, args, &found);
@@ -131,19 +133,16 @@ static enum handled command_docs(struct request *request, struct args *args)
     return HANDLED_DONE;
 }
 
-/* Name, arity, flags, first, last and step of keys (none in Redis's sense), ACL categories, tips, key
- * specifications, subcommands. */
+/* Name, arity, flags, first, last and step of keys (none in Redis's sense), ACL categories, tips,
+ * key specifications, subcommands. */
 static void write_entry(struct buf *out, int proto, const struct command *command)
 {
     static const struct {
         unsigned flag;
         const char *name;
     } names[] = {
-        {COMMAND_WRITE, "write"},
-        {COMMAND_READ, "readonly"},
-        {COMMAND_PUBSUB, "pubsub"},
-        {COMMAND_ADMIN, "admin"},
-        {COMMAND_NO_AUTH, "no_auth"},
+        {COMMAND_WRITE, "write"}, {COMMAND_READ, "readonly"},   {COMMAND_PUBSUB, "pubsub"},
+        {COMMAND_ADMIN, "admin"}, {COMMAND_NO_AUTH, "no_auth"},
     };
     char name[32];
     (void)proto;
@@ -193,14 +192,15 @@ static const char *lower_name(const struct command *command, char text[static 32
     return text;
 }
 
-/* Walks the configuration as printed: "key: value" lines, those of a section indented under it. Two keys of Redis's
- * that say how durable we are come on top: redis-benchmark asks for them. */
+/* Walks the configuration as printed: "key: value" lines, those of a section indented under it. Two
+ * keys of Redis's that say how durable we are come on top: redis-benchmark asks for them. */
 static unsigned collect_settings(const struct config *config, struct args *args, struct buf *out)
 {
     struct buf text = {0};
     char section[64] = "", name[160];
     unsigned count = 0;
-    static const char *const fixed[][2] = {{"save", ""}, {"appendonly", "yes"}, {"appendfsync", "always"}};
+    static const char *const fixed[][2] = {
+        {"save", ""}, {"appendonly", "yes"}, {"appendfsync", "always"}};
     for (unsigned i = 0; i < sizeof fixed / sizeof fixed[0]; i++)
         if (setting_matches(args, fixed[i][0])) {
             resp_bulk_str(out, fixed[i][0]);
@@ -210,7 +210,8 @@ static unsigned collect_settings(const struct config *config, struct args *args,
     config_print(config, &text);
     buf_append(&text, "", 1);
     char *rest = NULL;
-    for (char *line = strtok_r((char *)text.ptr, "\n", &rest); line != NULL; line = strtok_r(NULL, "\n", &rest)) {
+    for (char *line = strtok_r((char *)text.ptr, "\n", &rest); line != NULL;
+         line = strtok_r(NULL, "\n", &rest)) {
         bool indented = line[0] == ' ';
         char *key = line + strspn(line, " "), *colon = strchr(key, ':');
         if (colon == NULL || key[0] == '#')

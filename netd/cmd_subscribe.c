@@ -2,7 +2,8 @@
 #include "netd/command.h"
 #include "netd/netd.h"
 
-static enum handled subscribe(struct client *client, struct request *request, const struct subscribe_args *parsed);
+static enum handled subscribe(struct client *client, struct request *request,
+                              const struct subscribe_args *parsed);
 static void answer(struct request *request, struct subscription *subscription);
 static struct subscription *find(struct client *client, const struct uuid *id);
 static enum handled not_found(struct request *request);
@@ -29,7 +30,8 @@ enum handled cmd_eack(struct client *client, struct request *request, struct arg
 {
     struct uuid id;
     uint64_t cursor;
-    if (!args_uuid(args, "subscription id", &id) || !args_u64(args, "number", &cursor) || !args_end(args))
+    if (!args_uuid(args, "subscription id", &id) || !args_u64(args, "number", &cursor) ||
+        !args_end(args))
         return HANDLED_FAILED;
     struct subscription *subscription = find(client, &id);
     if (subscription == NULL)
@@ -67,13 +69,15 @@ void subscribe_created(void *ctx, struct subscription *subscription, enum err er
     request_fail(request, err_code(err), span_str(err_text(err)));
 }
 
-static enum handled subscribe(struct client *client, struct request *request, const struct subscribe_args *parsed)
+static enum handled subscribe(struct client *client, struct request *request,
+                              const struct subscribe_args *parsed)
 {
     struct netd *netd = client->netd;
     struct uuid id = uuid_random(netd_random(netd, 16));
     struct subscription *subscription =
-        subscription_new(netd->hubs, client, &id, client->proto, parsed, netd->config->network.subscription_window,
-                         netd->config->partition.count, netd_now_ms(netd) + netd->config->network.request_timeout_ms);
+        subscription_new(netd->hubs, client, &id, client->proto, parsed,
+                         netd->config->network.subscription_window, netd->config->partition.count,
+                         netd_now_ms(netd) + netd->config->network.request_timeout_ms);
     subscription->request = request;
     request->subscription = subscription;
     subscription->next = client->subscriptions;

@@ -8,7 +8,7 @@ static bool must_wait(const struct client *client, enum command_class class);
 static void fail_unknown(struct request *request, struct span name);
 
 const struct command commands[] = {
-#define COMMAND(name, handler, arity, class, flags, group, summary, syntax)                                        \
+#define COMMAND(name, handler, arity, class, flags, group, summary, syntax)                        \
     {name, handler, arity, class, flags, group, summary, syntax},
 #include "netd/commands.def"
 };
@@ -28,7 +28,8 @@ bool command_start(struct client *client, const struct resp_arg *arguments, uint
     bool named = arguments[0].type == RESP_STRING;
     const struct command *command = named ? command_find(arguments[0].value) : NULL;
     enum command_class class = command != NULL ? command->class : CLASS_LOCAL;
-    bool permitted = client->authenticated || (command != NULL && (command->flags & COMMAND_NO_AUTH) != 0);
+    bool permitted =
+        client->authenticated || (command != NULL && (command->flags & COMMAND_NO_AUTH) != 0);
     if (!permitted)
         class = CLASS_LOCAL;
     if (must_wait(client, class))
@@ -95,7 +96,8 @@ static void fail_unknown(struct request *request, struct span name)
     char upper[128];
     size_t len = min_u64(name.len, sizeof upper);
     for (size_t i = 0; i < len; i++)
-        upper[i] = (char)(name.ptr[i] >= 'a' && name.ptr[i] <= 'z' ? name.ptr[i] - 'a' + 'A' : name.ptr[i]);
+        upper[i] = (char)(name.ptr[i] >= 'a' && name.ptr[i] <= 'z' ? name.ptr[i] - 'a' + 'A'
+                                                                   : name.ptr[i]);
     struct buf *error = &request->netd->error;
     buf_clear(error, 4096);
     buf_append(error, "unknown command '", 17);

@@ -1,4 +1,5 @@
-/* Commands as data: one row of commands.def each; COMMAND, COMMAND DOCS and HELP come from it too. */
+/* Commands as data: one row of commands.def each; COMMAND, COMMAND DOCS and HELP come from it too.
+ */
 #pragma once
 
 #include "netd/args.h"
@@ -12,7 +13,8 @@ enum handled {
     HANDLED_STALL,   /* can't be started now: nothing happened, try again later */
 };
 
-typedef enum handled command_handler(struct client *client, struct request *request, struct args *args);
+typedef enum handled command_handler(struct client *client, struct request *request,
+                                     struct args *args);
 
 enum command_flags {
     COMMAND_WRITE = 1,
@@ -25,7 +27,7 @@ enum command_flags {
 struct command {
     const char *name;
     command_handler *handler;
-    int arity;             /* with the name; negative: at least */
+    int arity; /* with the name; negative: at least */
     enum command_class class;
     unsigned flags;
     const char *group, *summary, *syntax;
@@ -36,14 +38,15 @@ extern const unsigned command_count;
 
 /* NULL where there is none. */
 const struct command *command_find(struct span name);
-/* Starts a request: finds the command, checks permission and order, calls the handler. False: it has to wait. */
+/* Starts a request: finds the command, checks permission and order, calls the handler. False: it
+ * has to wait. */
 bool command_start(struct client *client, const struct resp_arg *arguments, uint32_t count);
 
 #define COMMAND(name, handler, arity, class, flags, group, summary, syntax) command_handler handler;
 #include "netd/commands.def"
 
 /* Called by client.c. */
-void scan_continue(struct request *request);        /* the scan is at the head of its client's queue now */
+void scan_continue(struct request *request); /* the scan is at the head of its client's queue now */
 void request_cancel_parts(struct request *request); /* its client went away */
 /* hub.h: tail_ops.created. */
 void subscribe_created(void *ctx, struct subscription *subscription, enum err err);

@@ -13,7 +13,8 @@ static void follow(struct hub *hub);
 static void on_followed(struct call *call, const struct msg *reply);
 static uint64_t decode(struct hubs *hubs, const struct msg_tail *tail, uint64_t from);
 static struct hub *hub_of_call(struct call *call);
-static bool creation_is_hopeless(const struct hubs *hubs, const struct subscription *subscription, uint64_t now_ms);
+static bool creation_is_hopeless(const struct hubs *hubs, const struct subscription *subscription,
+                                 uint64_t now_ms);
 
 struct hubs *hubs_new(uint32_t partition_count, const struct tail_ops *ops)
 {
@@ -47,8 +48,9 @@ void hubs_on_tail(struct hubs *hubs, const struct msg_tail *tail)
     uint64_t count = decode(hubs, tail, from);
     if (count == 0)
         return;
-    /* First hub.next: a source that can't take an event compares its position with it. A gap would make the sources
-     * that are behind read history, as any event that isn't exactly the next one does. */
+    /* First hub.next: a source that can't take an event compares its position with it. A gap would
+     * make the sources that are behind read history, as any event that isn't exactly the next one
+     * does. */
     hub->next = hubs->events[count - 1].record.sequence + 1;
     for (struct source *source = hub->first, *next; source != NULL; source = next) {
         next = source->hub_next;
@@ -192,7 +194,8 @@ static struct hub *hub_of_call(struct call *call)
 }
 
 /* Nobody waits longer than any other request would, nor for a bucket that is given up. */
-static bool creation_is_hopeless(const struct hubs *hubs, const struct subscription *subscription, uint64_t now_ms)
+static bool creation_is_hopeless(const struct hubs *hubs, const struct subscription *subscription,
+                                 uint64_t now_ms)
 {
     if (now_ms >= subscription->deadline_ms)
         return true;

@@ -12,7 +12,8 @@ struct daemon {
     uv_loop_t loop;
 };
 
-static void on_link_dial(void *ctx, uint64_t link, uint64_t peer_index, uint64_t peer_boot, const char *path)
+static void on_link_dial(void *ctx, uint64_t link, uint64_t peer_index, uint64_t peer_boot,
+                         const char *path)
 {
     struct netd *netd = ctx;
     if (peer_index < netd->config->bucket.count)
@@ -20,7 +21,8 @@ static void on_link_dial(void *ctx, uint64_t link, uint64_t peer_index, uint64_t
 }
 
 /* netd dials, it never listens for another actor. */
-static enum err on_link_listen(void *ctx, uint64_t link, uint64_t peer_index, uint64_t peer_boot, const char *path)
+static enum err on_link_listen(void *ctx, uint64_t link, uint64_t peer_index, uint64_t peer_boot,
+                               const char *path)
 {
     (void)ctx;
     (void)link;
@@ -65,7 +67,8 @@ int main(int argc, char **argv)
         .on_stop = on_stop,
         .on_stats = on_stats,
     };
-    enum err err = child_open(&daemon->loop, &daemon->args, &daemon->log, &callbacks, &daemon->netd.child);
+    enum err err =
+        child_open(&daemon->loop, &daemon->args, &daemon->log, &callbacks, &daemon->netd.child);
     if (err != ERR_OK) {
         log_error(&daemon->log, "start.failed", "error=%s", err_name(err));
         return 1;

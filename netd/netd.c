@@ -16,8 +16,8 @@
 #include "common/assert.h"
 #include "netd/command.h"
 
-#define LISTEN_BACKLOG 1024
-#define TICK_MS        50u
+#define LISTEN_BACKLOG   1024
+#define TICK_MS          50u
 #define TRIM_INTERVAL_MS 1000u
 /* So much given back at once is worth a walk through the heap. */
 #define TRIM_HEAP_BYTES (16u << 20)
@@ -36,7 +36,8 @@ static void leave_if_quiet(struct netd *netd);
 static void on_connection(uv_poll_t *handle, int status, int events);
 static void pause_accept(struct netd *netd, int error);
 static void accept_one(struct netd *netd, int fd, const struct sockaddr_storage *address);
-static bool parse_address(const char *text, struct sockaddr_storage *ret_address, socklen_t *ret_len);
+static bool parse_address(const char *text, struct sockaddr_storage *ret_address,
+                          socklen_t *ret_len);
 static void on_bucket_up(void *ctx, uint32_t bucket);
 static void on_bucket_lost(void *ctx, uint32_t bucket);
 static void on_tail(void *ctx, const struct msg_tail *tail);
@@ -48,37 +49,41 @@ static bool tail_is_down(void *ctx, uint32_t partition);
 static struct buf *tail_push_room(void *ctx, void *owner);
 static void tail_damaged(void *ctx, uint32_t partition, struct span text);
 
-void netd_init(struct netd *netd, uv_loop_t *loop, const struct config *config, const struct log *log, uint64_t boot)
+void netd_init(struct netd *netd, uv_loop_t *loop, const struct config *config,
+               const struct log *log, uint64_t boot)
 {
     *netd = (struct netd){.loop = loop, .config = config, .log = log, .listen_fd = -1};
     /* As the buckets hold it: a part of a segment at most. */
     netd->event_bytes_max = min_u64(config->append.max_event_bytes, config->segment.size_bytes / 4);
-    netd->transaction_bytes_max = min_u64(config->append.max_transaction_bytes, config->segment.size_bytes / 4);
+    netd->transaction_bytes_max =
+        min_u64(config->append.max_transaction_bytes, config->segment.size_bytes / 4);
     netd->started_ms = uv_now(loop);
     struct uuid id = uuid_random(netd_random(netd, 16));
     uuid_format(&id, netd->node_id);
-    netd->router = router_new(loop, config, log, boot, &(struct router_callbacks){
-        .ctx = netd,
-        .on_bucket_up = on_bucket_up,
-        .on_bucket_lost = on_bucket_lost,
-        .on_tail = on_tail,
-        .on_link_state = on_link_state,
-    });
+    netd->router = router_new(loop, config, log, boot,
+                              &(struct router_callbacks){
+                                  .ctx = netd,
+                                  .on_bucket_up = on_bucket_up,
+                                  .on_bucket_lost = on_bucket_lost,
+                                  .on_tail = on_tail,
+                                  .on_link_state = on_link_state,
+                              });
     netd->hubs = hubs_new(config->partition.count, &(struct tail_ops){
-        .ctx = netd,
-        .submit = tail_submit,
-        .cancel = tail_cancel,
-        .unfollow = tail_unfollow,
-        .partition_is_down = tail_is_down,
-        .created = subscribe_created,
-        .push_room = tail_push_room,
-        .damaged = tail_damaged,
-    });
+                                                       .ctx = netd,
+                                                       .submit = tail_submit,
+                                                       .cancel = tail_cancel,
+                                                       .unfollow = tail_unfollow,
+                                                       .partition_is_down = tail_is_down,
+                                                       .created = subscribe_created,
+                                                       .push_room = tail_push_room,
+                                                       .damaged = tail_damaged,
+                                                   });
     uv_prepare_init(loop, &netd->prepare);
     uv_check_init(loop, &netd->check);
     uv_timer_init(loop, &netd->timer);
     netd->prepare.data = netd->check.data = netd->timer.data = netd;
-    /* Both: timers run before the poll, everything else after it (a turn ends where the loop may sleep). */
+    /* Both: timers run before the poll, everything else after it (a turn ends where the loop may
+     * sleep). */
     uv_prepare_start(&netd->prepare, on_prepare);
     uv_check_start(&netd->check, on_check);
     uv_timer_start(&netd->timer, on_timer, TICK_MS, TICK_MS);
@@ -131,12 +136,16 @@ void netd_print_stats(struct netd *netd, struct buf *out)
     struct router_stats router;
     router_get_stats(netd->router, &router);
     buf_printf(out,
-               "clients %lu\nsubscriptions %lu\nconnections %lu\nrejected %lu\ncommands %lu\nerrors %lu\nappends %lu\n"
-               "events %lu\nevents_read %lu\nevents_pushed %lu\nbytes_in %lu\nbytes_out %lu\nappend_frames %lu\n"
-               "appends_in_frames %lu\nappends_sent_again %lu\nappends_waiting %lu\nbytes_waiting %lu\nmemory_bytes %lu\n",
-               netd->client_count, hubs_subscriptions(netd->hubs), stats->connections, stats->rejected, stats->commands,
-               stats->errors, stats->appends, stats->events_appended, stats->events_read, hubs_pushed(netd->hubs),
-               stats->bytes_in, stats->bytes_out, router.frames, router.frame_appends, router.resent,
+               "clients %lu\nsubscriptions %lu\nconnections %lu\nrejected %lu\ncommands "
+               "%lu\nerrors %lu\nappends %lu\n"
+               "events %lu\nevents_read %lu\nevents_pushed %lu\nbytes_in %lu\nbytes_out "
+               "%lu\nappend_frames %lu\n"
+               "appends_in_frames %lu\nappends_sent_again %lu\nappends_waiting %lu\nbytes_waiting "
+               "%lu\nmemory_bytes %lu\n",
+               netd->client_count, hubs_subscriptions(netd->hubs), stats->connections,
+               stats->rejected, stats->commands, stats->errors, stats->appends,
+               stats->events_appended, stats->events_read, hubs_pushed(netd->hubs), stats->bytes_in,
+               stats->bytes_out, router.frames, router.frame_appends, router.resent,
                router.queued_appends, router.queued_bytes, netd_memory_bytes());
 }
 
@@ -266,6 +275,8 @@ static void leave_if_quiet(struct netd *netd)
         for (const struct client *client = netd->clients; client != NULL; client = client->next)
             if (!client_is_quiet(client))
                 return;
+    for (struct client *client = netd->clients; client != NULL; client = client->next)
+        client_hang_up(client);
     netd->said_bye = true;
     log_info(netd->log, "stop.done", "clients=%lu", netd->client_count);
     child_bye(netd->child);
@@ -278,13 +289,15 @@ static void on_connection(uv_poll_t *handle, int status, int events)
     for (unsigned i = 0; status == 0 && i < ACCEPTS_MAX; i++) {
         struct sockaddr_storage address;
         socklen_t len = sizeof address;
-        int fd = accept4(netd->listen_fd, (struct sockaddr *)&address, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        int fd = accept4(netd->listen_fd, (struct sockaddr *)&address, &len,
+                         SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0) {
             accept_one(netd, fd, &address);
             continue;
         }
         if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-            /* The connection stays in the backlog: spinning on it would not help. The tick, or a client's end, resumes. */
+            /* The connection stays in the backlog: spinning on it would not help. The tick, or a
+             * client's end, resumes. */
             pause_accept(netd, errno);
             return;
         }
@@ -300,7 +313,8 @@ static void pause_accept(struct netd *netd, int error)
     if (netd_now_ms(netd) < netd->accept_warning_at_ms)
         return;
     netd->accept_warning_at_ms = netd_now_ms(netd) + ACCEPT_WARNING_MS;
-    log_warn(netd->log, "accept.paused", "clients=%lu error=\"%s\"", netd->client_count, strerror(error));
+    log_warn(netd->log, "accept.paused", "clients=%lu error=\"%s\"", netd->client_count,
+             strerror(error));
 }
 
 static void accept_one(struct netd *netd, int fd, const struct sockaddr_storage *address)
@@ -329,7 +343,8 @@ static void accept_one(struct netd *netd, int fd, const struct sockaddr_storage 
 }
 
 /* ip:port, [v6]:port, or :port for any address. */
-static bool parse_address(const char *text, struct sockaddr_storage *ret_address, socklen_t *ret_len)
+static bool parse_address(const char *text, struct sockaddr_storage *ret_address,
+                          socklen_t *ret_len)
 {
     const char *colon = strrchr(text, ':');
     char host[64], *end;

@@ -1,4 +1,5 @@
-/* The network daemon's state and its turn: clients in, calls to buckets out, answers back. One loop, one thread. */
+/* The network daemon's state and its turn: clients in, calls to buckets out, answers back. One
+ * loop, one thread. */
 #pragma once
 
 #include <uv.h>
@@ -19,36 +20,37 @@ struct netd {
     uv_loop_t *loop;
     const struct config *config;
     const struct log *log;
-    struct child *child;        /* set once the supervisor's link is open */
+    struct child *child; /* set once the supervisor's link is open */
     struct router *router;
     struct hubs *hubs;
     uv_prepare_t prepare;
     uv_check_t check;
     uv_timer_t timer;
-    uint64_t started_ms;        /* loop time */
+    uint64_t started_ms;             /* loop time */
     char node_id[UUID_TEXT_LEN + 1]; /* of this start */
     uint64_t event_bytes_max, transaction_bytes_max;
 
-    int listen_fd;              /* -1: not listening */
+    int listen_fd; /* -1: not listening */
     uv_poll_t listen_poll;
     bool accepting;
     uint64_t accept_warning_at_ms, trim_at_ms;
     struct client *clients;
     uint64_t client_count, next_client_id;
-    struct client *dirty;       /* want something done at the end of this turn */
-    struct client *stalled;     /* wait for room in a bucket's append queue */
+    struct client *dirty;   /* want something done at the end of this turn */
+    struct client *stalled; /* wait for room in a bucket's append queue */
     struct request_pool requests;
 
     bool stopping, said_bye;
-    uint64_t stop_at_ms;        /* loop time: leave, whatever is in flight */
+    uint64_t stop_at_ms; /* loop time: leave, whatever is in flight */
 
-    struct buf error;           /* of the command being parsed */
+    struct buf error; /* of the command being parsed */
     uint8_t random[4096];
     size_t random_left;
     struct netd_stats stats;
 };
 
-void netd_init(struct netd *netd, uv_loop_t *loop, const struct config *config, const struct log *log, uint64_t boot);
+void netd_init(struct netd *netd, uv_loop_t *loop, const struct config *config,
+               const struct log *log, uint64_t boot);
 /* Listens for clients on network.client_address. ERR_IO: it can't; the log says why. */
 enum err netd_listen(struct netd *netd) MUST_CHECK;
 /* Takes no more requests, answers what is in flight, then says bye. */

@@ -14,9 +14,10 @@ static uint8_t *put_bulk(uint8_t *p, struct span bytes);
 
 size_t reply_number(uint8_t *to, uint64_t value)
 {
-    static const char pairs[] =
-        "0001020304050607080910111213141516171819202122232425262728293031323334353637383940414243444546474849"
-        "5051525354555657585960616263646566676869707172737475767778798081828384858687888990919293949596979899";
+    static const char pairs[] = "000102030405060708091011121314151617181920212223242526272829303132"
+                                "3334353637383940414243444546474849"
+                                "505152535455565758596061626364656667686970717273747576777879808182"
+                                "8384858687888990919293949596979899";
     uint8_t digits[REPLY_NUMBER_LEN_MAX];
     unsigned at = REPLY_NUMBER_LEN_MAX;
     while (value >= 100) {
@@ -36,8 +37,8 @@ size_t reply_number(uint8_t *to, uint64_t value)
 
 void reply_event_body(struct buf *out, const struct rec_stored_event *event)
 {
-    size_t room = EVENT_FIXED_BYTES_MAX + event->stream.len + event->name.len + event->metadata.len +
-                  event->payload.len;
+    size_t room = EVENT_FIXED_BYTES_MAX + event->stream.len + event->name.len +
+                  event->metadata.len + event->payload.len;
     uint8_t *start = buf_reserve(out, room), *p = start;
     p = RUN(p, "+event_id\r\n+");
     p = put_uuid(p, &event->event_id);
@@ -69,7 +70,8 @@ void reply_event_head(struct buf *out, int proto)
     buf_append(out, proto == 3 ? "%11\r\n" : "*22\r\n", 5);
 }
 
-uint64_t reply_events(struct buf *out, int proto, struct span list, uint64_t count_max, enum err *ret_err)
+uint64_t reply_events(struct buf *out, int proto, struct span list, uint64_t count_max,
+                      enum err *ret_err)
 {
     struct rec_stored_event event;
     uint64_t count = 0;
@@ -120,8 +122,8 @@ void reply_multi_append_head(struct buf *out, int proto, const struct uuid *key,
     out->len += (size_t)(p - start);
 }
 
-void reply_multi_append_event(struct buf *out, int proto, const struct uuid *event_id, struct span stream,
-                              uint64_t version, uint64_t timestamp_ms)
+void reply_multi_append_event(struct buf *out, int proto, const struct uuid *event_id,
+                              struct span stream, uint64_t version, uint64_t timestamp_ms)
 {
     uint8_t *start = buf_reserve(out, EVENT_FIXED_BYTES_MAX + stream.len), *p = start;
     p = proto == 3 ? RUN(p, "%4\r\n+event_id\r\n+") : RUN(p, "*8\r\n+event_id\r\n+");

@@ -102,7 +102,8 @@ void request_done(struct request *request)
     }
     if (request->class == CLASS_READ) {
         size_t end = client->first == request ? client->out.len : request->out.len;
-        client->read_bytes = max_u64(client->read_bytes - client->read_bytes / 16, end - request->reply_start);
+        client->read_bytes =
+            max_u64(client->read_bytes - client->read_bytes / 16, end - request->reply_start);
     }
     if (client->first == request) {
         client_pop(client);

@@ -11,9 +11,10 @@
 #define SCANS_IN_FLIGHT_MAX 64u
 /* How long a call rests that a bucket refused with "not now". */
 #define REFUSED_PAUSE_MS 10u
-#define SLOT_NONE UINT32_MAX
+#define SLOT_NONE        UINT32_MAX
 
-/* What an answer's req_id leads to. A slot outlives its call where the call was cancelled in flight. */
+/* What an answer's req_id leads to. A slot outlives its call where the call was cancelled in
+ * flight. */
 struct slot {
     struct call *call;
     uint32_t generation;
@@ -27,7 +28,7 @@ enum slot_kind { SLOT_APPEND, SLOT_READ, SLOT_SCAN };
 struct route {
     struct router *router;
     uint32_t bucket;
-    struct link *link;        /* NULL: none */
+    struct link *link; /* NULL: none */
     uint64_t link_id;
     bool up;
     bool down;                /* the supervisor gave it up for now */
@@ -36,7 +37,7 @@ struct route {
     struct call_list refused; /* of this frame, to be sent again before the waiting ones */
     uint32_t frame_pending;   /* answers the frame still owes, cancelled calls included */
     struct call_list reads, reading;
-    uint32_t slots_used[3];   /* by slot_kind */
+    uint32_t slots_used[3]; /* by slot_kind */
     uint64_t appends_rest_until_ms, reads_rest_until_ms;
     uint64_t queued_bytes, queued_appends;
     struct slot *slots;
@@ -75,10 +76,11 @@ static void slot_release(struct route *route, uint32_t index);
 static bool is_append(const struct call *call);
 static enum slot_kind read_kind(const struct call *call);
 
-struct router *router_new(uv_loop_t *loop, const struct config *config, const struct log *log, uint64_t own_boot,
-                          const struct router_callbacks *callbacks)
+struct router *router_new(uv_loop_t *loop, const struct config *config, const struct log *log,
+                          uint64_t own_boot, const struct router_callbacks *callbacks)
 {
-    struct router *router = calloc(1, sizeof *router + config->bucket.count * sizeof router->routes[0]);
+    struct router *router =
+        calloc(1, sizeof *router + config->bucket.count * sizeof router->routes[0]);
     ASSERT(router != NULL);
     router->loop = loop;
     router->config = config;
@@ -101,7 +103,8 @@ void router_free(struct router *router)
     free(router);
 }
 
-void router_dial(struct router *router, uint32_t bucket, uint64_t link_id, uint64_t peer_boot, const char *path)
+void router_dial(struct router *router, uint32_t bucket, uint64_t link_id, uint64_t peer_boot,
+                 const char *path)
 {
     ASSERT(bucket < router->route_count);
     struct route *route = &router->routes[bucket];
@@ -114,14 +117,17 @@ void router_dial(struct router *router, uint32_t bucket, uint64_t link_id, uint6
         if (was_up)
             router->callbacks.on_bucket_lost(router->callbacks.ctx, bucket);
     }
-    struct link_config config = {.path = path, .own_boot = router->own_boot, .peer_boot = peer_boot, .log = router->log};
-    struct link_callbacks callbacks = {.ctx = route, .on_up = on_up, .on_down = on_down, .on_message = on_message};
+    struct link_config config = {
+        .path = path, .own_boot = router->own_boot, .peer_boot = peer_boot, .log = router->log};
+    struct link_callbacks callbacks = {
+        .ctx = route, .on_up = on_up, .on_down = on_down, .on_message = on_message};
     route->link_id = link_id;
     route->down = false;
     enum err err = link_open(router->loop, &config, &callbacks, &route->link);
     if (err != ERR_OK) {
         route->link = NULL;
-        log_error(router->log, "link.failed", "bucket=%u link=%lu error=%s", bucket, link_id, err_name(err));
+        log_error(router->log, "link.failed", "bucket=%u link=%lu error=%s", bucket, link_id,
+                  err_name(err));
         router->callbacks.on_link_state(router->callbacks.ctx, link_id, false);
     }
 }
@@ -130,7 +136,9 @@ void router_bucket_state(struct router *router, uint32_t bucket, enum bucket_sta
 {
     struct route *route = &router->routes[bucket];
     log_info(router->log, "bucket.state", "bucket=%u state=%s", bucket,
-             state == BUCKET_DOWN ? "down" : state == BUCKET_UP ? "up" : "starting");
+             state == BUCKET_DOWN ? "down"
+             : state == BUCKET_UP ? "up"
+                                  : "starting");
     route->down = state == BUCKET_DOWN;
     if (!route->down)
         return;
@@ -167,7 +175,8 @@ void router_unfollow(struct router *router, uint32_t bucket, uint32_t partition)
 {
     struct route *route = &router->routes[bucket];
     if (route->up)
-        msg_pack_unfollow_req(link_outbox(route->link), &(struct msg_unfollow_req){.partition = partition});
+        msg_pack_unfollow_req(link_outbox(route->link),
+                              &(struct msg_unfollow_req){.partition = partition});
 }
 
 bool router_has_room(const struct router *router, uint32_t bucket)
@@ -199,7 +208,8 @@ void router_flush(struct router *router, uint64_t now_ms)
         struct route *route = &router->routes[i];
         if (!route->up)
             continue;
-        if (route->frame_pending == 0 && route->appends.first != NULL && now_ms >= route->appends_rest_until_ms)
+        if (route->frame_pending == 0 && route->appends.first != NULL &&
+            now_ms >= route->appends_rest_until_ms)
             send_frame(route);
         if (route->reads.first != NULL && now_ms >= route->reads_rest_until_ms)
             send_reads(route);
@@ -250,7 +260,8 @@ static void on_down(void *ctx, struct link *link)
     struct route *route = ctx;
     struct router *router = route->router;
     bool was_up = route->up;
-    log_info(router->log, "link.down", "bucket=%u link=%lu was_up=%d", route->bucket, route->link_id, was_up);
+    log_info(router->log, "link.down", "bucket=%u link=%lu was_up=%d", route->bucket,
+             route->link_id, was_up);
     route->up = false;
     route->link = NULL;
     link_close(link);
@@ -289,7 +300,8 @@ static void on_message(void *ctx, struct link *link, const struct msg *msg)
         route->router->callbacks.on_tail(route->router->callbacks.ctx, &msg->u.tail);
         break;
     default:
-        log_warn(route->router->log, "message.unexpected", "bucket=%u message=%s", route->bucket, msg_name(msg->tag));
+        log_warn(route->router->log, "message.unexpected", "bucket=%u message=%s", route->bucket,
+                 msg_name(msg->tag));
     }
 #pragma GCC diagnostic pop
 }
@@ -299,7 +311,8 @@ static void on_reply(struct route *route, uint64_t req_id, const struct msg *msg
     uint32_t index = (uint32_t)req_id;
     if (index >= route->slot_count || !route->slots[index].used ||
         route->slots[index].generation != (uint32_t)(req_id >> 32)) {
-        log_warn(route->router->log, "reply.unknown", "bucket=%u req_id=%lu", route->bucket, req_id);
+        log_warn(route->router->log, "reply.unknown", "bucket=%u req_id=%lu", route->bucket,
+                 req_id);
         return;
     }
     struct call *call = route->slots[index].call;
@@ -322,7 +335,8 @@ static void on_reply(struct route *route, uint64_t req_id, const struct msg *msg
         call->done(call, msg);
 }
 
-/* "Not now", and there is time left: nothing happened, so the call is sent again rather than failed. */
+/* "Not now", and there is time left: nothing happened, so the call is sent again rather than
+ * failed. */
 static bool is_refusal(const struct route *route, const struct call *call, const struct msg *msg)
 {
     if (msg->tag != TAG_fail_reply)
@@ -390,7 +404,8 @@ static void send_frame(struct route *route)
     uint64_t room = router->config->network.bucket_inflight_bytes, bytes = 0;
     bool was_full = !router_has_room(router, route->bucket);
     router->stats.frames++;
-    while (route->appends.first != NULL && (bytes == 0 || bytes + route->appends.first->bytes <= room)) {
+    while (route->appends.first != NULL &&
+           (bytes == 0 || bytes + route->appends.first->bytes <= room)) {
         struct call *call = route->appends.first;
         bytes += call->bytes;
         call_list_remove(call);
@@ -413,7 +428,8 @@ static void send_reads(struct route *route)
     for (struct call *call = route->reads.first; call != NULL; call = next) {
         next = call->next;
         enum slot_kind kind = read_kind(call);
-        if (route->slots_used[kind] >= (kind == SLOT_SCAN ? SCANS_IN_FLIGHT_MAX : READS_IN_FLIGHT_MAX))
+        if (route->slots_used[kind] >=
+            (kind == SLOT_SCAN ? SCANS_IN_FLIGHT_MAX : READS_IN_FLIGHT_MAX))
             break;
         call_list_remove(call);
         send_call(route, call, kind);
@@ -466,11 +482,13 @@ static void expire(struct route *route, struct call_list *list, uint64_t now_ms)
 static void fail(struct route *route, struct call *call, enum err err, const char *text)
 {
     detach(route, call);
-    struct msg msg = {.tag = TAG_fail_reply, .u.fail_reply = {.error = err, .text = span_str(text)}};
+    struct msg msg = {.tag = TAG_fail_reply,
+                      .u.fail_reply = {.error = err, .text = span_str(text)}};
     call->done(call, &msg);
 }
 
-/* Calls without a deadline go on waiting: a subscription follows its bucket whenever it comes back. */
+/* Calls without a deadline go on waiting: a subscription follows its bucket whenever it comes back.
+ */
 static void fail_all(struct route *route, struct call_list *list)
 {
     struct call *next;
@@ -526,5 +544,7 @@ static bool is_append(const struct call *call)
 
 static enum slot_kind read_kind(const struct call *call)
 {
-    return call->msg.tag == TAG_scan_partition_req || call->msg.tag == TAG_scan_stream_req ? SLOT_SCAN : SLOT_READ;
+    return call->msg.tag == TAG_scan_partition_req || call->msg.tag == TAG_scan_stream_req
+               ? SLOT_SCAN
+               : SLOT_READ;
 }

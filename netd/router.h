@@ -1,9 +1,10 @@
 /* Calls to buckets: a queue for each bucket, credit, resending after a bucket's process died.
  *
- * Appends: one frame in flight for each bucket; what comes meanwhile gathers and leaves as the next frame when all of the
- * last one's appends have been answered, so that a group commit covers as much as the load gives. Reads have a credit of
- * their own and leave at the end of each turn. When a link is lost what was in flight goes back to the front of its queue;
- * appends are then sent with APPEND_RETRY, in order, before anything newer. */
+ * Appends: one frame in flight for each bucket; what comes meanwhile gathers and leaves as the next
+ * frame when all of the last one's appends have been answered, so that a group commit covers as
+ * much as the load gives. Reads have a credit of their own and leave at the end of each turn. When
+ * a link is lost what was in flight goes back to the front of its queue; appends are then sent with
+ * APPEND_RETRY, in order, before anything newer. */
 #pragma once
 
 #include "common/config.h"
@@ -26,12 +27,13 @@ struct router_stats {
     uint64_t queued_appends, queued_bytes;
 };
 
-struct router *router_new(uv_loop_t *loop, const struct config *config, const struct log *log, uint64_t own_boot,
-                          const struct router_callbacks *callbacks);
+struct router *router_new(uv_loop_t *loop, const struct config *config, const struct log *log,
+                          uint64_t own_boot, const struct router_callbacks *callbacks);
 void router_free(struct router *router);
 
 /* The supervisor's introduction to a bucket's new incarnation, and its word on a bucket's state. */
-void router_dial(struct router *router, uint32_t bucket, uint64_t link, uint64_t peer_boot, const char *path);
+void router_dial(struct router *router, uint32_t bucket, uint64_t link, uint64_t peer_boot,
+                 const char *path);
 void router_bucket_state(struct router *router, uint32_t bucket, enum bucket_state state);
 
 /* Queues a call whose msg, done and deadline_ms are set; its answer never comes from within. */

@@ -10,8 +10,8 @@
 /* A chunk asks for no more events than this, however large the window. */
 #define CHUNK_EVENTS_MAX 1000u
 
-static void init_source(struct subscription *subscription, const struct subscribe_args *args, uint32_t i,
-                        uint32_t partition_count);
+static void init_source(struct subscription *subscription, const struct subscribe_args *args,
+                        uint32_t i, uint32_t partition_count);
 static void set_prefix(struct subscription *subscription);
 static void source_known(struct source *source);
 static void set_state(struct source *source, enum source_state state);
@@ -28,9 +28,10 @@ static void fail_read(struct source *source, const struct msg *reply);
 static void leave_creating(struct subscription *subscription);
 static void submit(struct source *source);
 
-struct subscription *subscription_new(struct hubs *hubs, void *owner, const struct uuid *id, int proto,
-                                      const struct subscribe_args *args, uint64_t window_default,
-                                      uint32_t partition_count, uint64_t deadline_ms)
+struct subscription *subscription_new(struct hubs *hubs, void *owner, const struct uuid *id,
+                                      int proto, const struct subscribe_args *args,
+                                      uint64_t window_default, uint32_t partition_count,
+                                      uint64_t deadline_ms)
 {
     struct subscription *s = calloc(1, sizeof *s);
     ASSERT(s != NULL);
@@ -75,7 +76,8 @@ void subscription_activate(struct subscription *s, struct buf *out, uint64_t cou
     ASSERT(!s->active && s->waiting == 0);
     char id[UUID_TEXT_LEN];
     uuid_format(&s->id, id);
-    buf_printf(out, "%c3\r\n+subscribe\r\n+%.*s\r\n:%lu\r\n", s->proto == 3 ? '>' : '*', UUID_TEXT_LEN, id, count);
+    buf_printf(out, "%c3\r\n+subscribe\r\n+%.*s\r\n:%lu\r\n", s->proto == 3 ? '>' : '*',
+               UUID_TEXT_LEN, id, count);
     s->active = true;
     pump(s);
 }
@@ -135,7 +137,8 @@ void source_on_live(struct source *source, struct live_event *events, uint64_t c
         if (!wants(source, event))
             continue;
         uint64_t position = source->is_stream ? event->version : event->sequence;
-        if (position != source->next || !deliver(source->subscription, hub_event_body(hubs, &events[i]))) {
+        if (position != source->next ||
+            !deliver(source->subscription, hub_event_body(hubs, &events[i]))) {
             set_state(source, SOURCE_HISTORY);
             pump(source->subscription);
             return;
@@ -189,7 +192,8 @@ static void set_prefix(struct subscription *s)
 {
     char id[UUID_TEXT_LEN];
     uuid_format(&s->id, id);
-    s->prefix_len = (uint32_t)snprintf(s->prefix, sizeof s->prefix, ">4\r\n+message\r\n+%.*s\r\n:", UUID_TEXT_LEN, id);
+    s->prefix_len = (uint32_t)snprintf(s->prefix, sizeof s->prefix,
+                                       ">4\r\n+message\r\n+%.*s\r\n:", UUID_TEXT_LEN, id);
     ASSERT(s->prefix_len < sizeof s->prefix);
 }
 
@@ -254,7 +258,8 @@ static void pump(struct subscription *s)
     for (uint32_t i = 0; i < s->source_count && s->reading < SUBSCRIPTION_READS_MAX; i++) {
         struct source *source = &s->sources[s->turn];
         s->turn = s->turn + 1 == s->source_count ? 0 : s->turn + 1;
-        if (source->state == SOURCE_HISTORY && !source->busy && !source->failed && source->hub->state == HUB_LIVE)
+        if (source->state == SOURCE_HISTORY && !source->busy && !source->failed &&
+            source->hub->state == HUB_LIVE)
             read_chunk(source, min_u64(credit, CHUNK_EVENTS_MAX));
     }
 }
@@ -344,8 +349,7 @@ static bool wants(const struct source *source, const struct rec_stored_event *ev
         return event->sequence >= source->next;
     return event->stream.len == source->stream_len &&
            memcmp(event->stream.ptr, source->stream, source->stream_len) == 0 &&
-           uuid_equal(&event->partition_key, &source->key) && event->sequence >= source->complete_below &&
-           event->version >= source->next;
+           uuid_equal(&event->partition_key, &source->key) && event->version >= source->next;
 }
 
 static bool deliver(struct subscription *s, struct span body)
@@ -355,7 +359,8 @@ static bool deliver(struct subscription *s, struct span body)
     struct buf *out = s->hubs->ops.push_room(s->hubs->ops.ctx, s->owner);
     if (out == NULL)
         return false;
-    uint8_t *start = buf_reserve(out, s->prefix_len + REPLY_NUMBER_LEN_MAX + 7 + body.len), *p = start;
+    uint8_t *start = buf_reserve(out, s->prefix_len + REPLY_NUMBER_LEN_MAX + 7 + body.len),
+            *p = start;
     memcpy(p, s->prefix, s->prefix_len);
     p[0] = s->proto == 3 ? '>' : '*';
     p += s->prefix_len;

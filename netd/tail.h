@@ -27,13 +27,13 @@ struct source {
     struct hub *hub;
     struct source *hub_prev, *hub_next;
     enum source_state state;
-    bool waiting;              /* counted in subscription->waiting */
-    bool busy;                 /* `call` is on its way */
-    bool failed;               /* its last read failed; hubs_tick tries again */
+    bool waiting; /* counted in subscription->waiting */
+    bool busy;    /* `call` is on its way */
+    bool failed;  /* its last read failed; hubs_tick tries again */
     bool is_stream;
     uint8_t stream_len;
-    uint64_t next;             /* position of its next event: a version or a sequence */
-    uint64_t complete_below;   /* streams: events of lower sequences are delivered or unwanted */
+    uint64_t next;           /* position of its next event: a version or a sequence */
+    uint64_t complete_below; /* streams: events of lower sequences are delivered or unwanted */
     struct uuid key;
     uint8_t stream[STREAM_ID_LEN_MAX];
     struct call call;
@@ -43,15 +43,15 @@ struct hub {
     struct hubs *hubs;
     uint32_t partition;
     enum hub_state state;
-    uint64_t next;             /* the next live sequence, once LIVE */
-    struct source *first;      /* of the hub's sources */
-    struct call call;          /* follow_req */
+    uint64_t next;        /* the next live sequence, once LIVE */
+    struct source *first; /* of the hub's sources */
+    struct call call;     /* follow_req */
 };
 
 /* A live event, rendered once for all that get it. */
 struct live_event {
     struct rec_stored_event record;
-    size_t body, body_len;     /* in hubs->rendered; body_len 0: not rendered yet */
+    size_t body, body_len; /* in hubs->rendered; body_len 0: not rendered yet */
 };
 
 struct hubs {

@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define KEY "550e8400-e29b-41d4-a716-446655440000"
+#define KEY       "550e8400-e29b-41d4-a716-446655440000"
 #define MAX_WORDS 64
 
 /* Words from one line; "" in quotes is an empty word, :n a RESP number, @null a null. */
@@ -22,14 +22,16 @@ static struct args *line(struct line *line, const char *text)
     snprintf(line->text, sizeof line->text, "%s", text);
     line->args = (struct args){.at = line->words, .error = &line->error};
     char *rest = NULL;
-    for (char *word = strtok_r(line->text, " ", &rest); word != NULL; word = strtok_r(NULL, " ", &rest)) {
+    for (char *word = strtok_r(line->text, " ", &rest); word != NULL;
+         word = strtok_r(NULL, " ", &rest)) {
         ck_assert_uint_lt(line->args.left, MAX_WORDS);
         struct resp_arg *arg = &line->words[line->args.left++];
         *arg = (struct resp_arg){.value = span_str(word), .type = RESP_STRING, .kind = "string"};
         if (strcmp(word, "\"\"") == 0)
             arg->value.len = 0;
         if (word[0] == ':' && word[1] != '\0')
-            *arg = (struct resp_arg){.value = span_str(word + 1), .type = RESP_NUMBER, .kind = "number"};
+            *arg = (struct resp_arg){
+                .value = span_str(word + 1), .type = RESP_NUMBER, .kind = "number"};
         if (strcmp(word, "@null") == 0)
             *arg = (struct resp_arg){.type = RESP_NULL, .kind = "null"};
     }
@@ -72,8 +74,10 @@ START_TEST(append_takes_options_in_any_order)
 {
     struct line l;
     struct append_args event;
-    ck_assert(args_append(line(&l, "s n payload P TIMESTAMP 12 Metadata M EXPECTED_VERSION 7 PARTITION_KEY " KEY
-                                   " EVENT_ID " KEY), &event));
+    ck_assert(args_append(
+        line(&l, "s n payload P TIMESTAMP 12 Metadata M EXPECTED_VERSION 7 PARTITION_KEY " KEY
+                 " EVENT_ID " KEY),
+        &event));
     ck_assert(span_is(event.stream, "s") && span_is(event.name, "n"));
     ck_assert(span_is(event.payload, "P") && span_is(event.metadata, "M"));
     ck_assert_uint_eq(event.timestamp_ms, 12);
@@ -95,10 +99,12 @@ START_TEST(positions_are_no_keywords)
     struct line l;
     struct append_args event;
     ck_assert(args_append(line(&l, "PAYLOAD EVENT_ID PAYLOAD PAYLOAD"), &event));
-    ck_assert(span_is(event.stream, "PAYLOAD") && span_is(event.name, "EVENT_ID") && span_is(event.payload, "PAYLOAD"));
+    ck_assert(span_is(event.stream, "PAYLOAD") && span_is(event.name, "EVENT_ID") &&
+              span_is(event.payload, "PAYLOAD"));
     struct args *args = line(&l, "PAYLOAD METADATA PAYLOAD x TIMESTAMP 5");
     ck_assert(args_multi_event(args, &event));
-    ck_assert(span_is(event.stream, "PAYLOAD") && span_is(event.name, "METADATA") && span_is(event.payload, "x"));
+    ck_assert(span_is(event.stream, "PAYLOAD") && span_is(event.name, "METADATA") &&
+              span_is(event.payload, "x"));
     ck_assert_uint_eq(args->left, 0);
 }
 END_TEST
@@ -109,14 +115,18 @@ START_TEST(append_refuses)
     append_fails("s", "unexpected end of input: expected event name");
     append_fails(":5 n", "unexpected number: expected stream id");
     append_fails("s @null", "unexpected null: expected event name");
-    append_fails("\"\" n", "stream id must be between 1 and 64 characters in length, but got 0 for ''");
-    append_fails("s n x", "unexpected string: expected EVENT_ID, PARTITION_KEY, EXPECTED_VERSION, TIMESTAMP, "
-                          "PAYLOAD, METADATA or end of input");
+    append_fails("\"\" n",
+                 "stream id must be between 1 and 64 characters in length, but got 0 for ''");
+    append_fails(
+        "s n x",
+        "unexpected string: expected EVENT_ID, PARTITION_KEY, EXPECTED_VERSION, TIMESTAMP, "
+        "PAYLOAD, METADATA or end of input");
     append_fails("s n PAYLOAD", "unexpected end of input: expected payload");
     append_fails("s n PAYLOAD @null", "unexpected null: expected payload");
     append_fails("s n PAYLOAD a PAYLOAD b", "payload already specified");
     append_fails("s n METADATA a METADATA b", "metadata already specified");
-    append_fails("s n EXPECTED_VERSION any EXPECTED_VERSION 1", "expected version already specified");
+    append_fails("s n EXPECTED_VERSION any EXPECTED_VERSION 1",
+                 "expected version already specified");
     append_fails("s n TIMESTAMP 1 TIMESTAMP 1", "timestamp already specified");
     append_fails("s n EVENT_ID zzz", "invalid event id");
     append_fails("s n PARTITION_KEY 12", "invalid partition key");
@@ -124,7 +134,8 @@ START_TEST(append_refuses)
                  "unexpected string: expected EXPECTED_VERSION any, exists, empty or number");
     append_fails("s n EXPECTED_VERSION -1",
                  "unexpected string: expected EXPECTED_VERSION any, exists, empty or number");
-    append_fails("s n TIMESTAMP 18446744073710", "invalid timestamp format: expected milliseconds, got nanoseconds");
+    append_fails("s n TIMESTAMP 18446744073710",
+                 "invalid timestamp format: expected milliseconds, got nanoseconds");
     append_fails("s n TIMESTAMP abc", "unexpected string: expected TIMESTAMP in milliseconds");
     append_fails("\xff n", "unexpected string: expected stream id");
     append_fails("s \xed\xa0\x80", "unexpected string: expected event name");
@@ -138,20 +149,24 @@ START_TEST(multi_takes_events_until_the_end)
     struct args *args = line(&l, "s n PAYLOAD a s n2 t n3 EXPECTED_VERSION 1");
     ck_assert(args_multi_event(args, &event) && span_is(event.payload, "a"));
     ck_assert(args_multi_event(args, &event) && span_is(event.name, "n2") && event.given == 0);
-    ck_assert(args_multi_event(args, &event) && span_is(event.stream, "t") && event.expect_version == 1);
+    ck_assert(args_multi_event(args, &event) && span_is(event.stream, "t") &&
+              event.expect_version == 1);
     ck_assert_uint_eq(args->left, 0);
 }
 END_TEST
 
 START_TEST(multi_reserves_keywords)
 {
-    /* In the original these silently become events of streams called EXPECTED_VERSION and PARTITION_KEY. */
-    multi_fails("s n EXPECTED_VERSION foo", "unexpected string: expected EXPECTED_VERSION any, exists, empty or number");
+    /* In the original these silently become events of streams called EXPECTED_VERSION and
+     * PARTITION_KEY. */
+    multi_fails("s n EXPECTED_VERSION foo",
+                "unexpected string: expected EXPECTED_VERSION any, exists, empty or number");
     multi_fails("s n t m EXPECTED_VERSION foo",
                 "unexpected string: expected EXPECTED_VERSION any, exists, empty or number");
-    multi_fails("s n PARTITION_KEY " KEY,
-                "unexpected string: expected EVENT_ID, EXPECTED_VERSION, TIMESTAMP, PAYLOAD, METADATA, "
-                "stream id or end of input (the partition key is given once, first)");
+    multi_fails(
+        "s n PARTITION_KEY " KEY,
+        "unexpected string: expected EVENT_ID, EXPECTED_VERSION, TIMESTAMP, PAYLOAD, METADATA, "
+        "stream id or end of input (the partition key is given once, first)");
     multi_fails("s n t", "unexpected end of input: expected event name");
     multi_fails("s n PAYLOAD a PAYLOAD b", "payload already specified");
 }
@@ -188,7 +203,8 @@ START_TEST(ranges)
     range_fails("5 -", "end version cannot be '-' unless the start is '+'");
     range_fails("x 5", "unexpected string: expected range value (-, +, or number)");
     range_fails("5", "unexpected end of input: expected range value (-, +, or number)");
-    range_fails("18446744073709551616 +", "unexpected string: expected range value (-, +, or number)");
+    range_fails("18446744073709551616 +",
+                "unexpected string: expected range value (-, +, or number)");
 }
 END_TEST
 
@@ -214,11 +230,13 @@ START_TEST(esub_knows_its_keywords)
     subscribe_args_release(&parsed);
 
     ck_assert(args_esub(line(&l, "FROM"), &parsed));
-    ck_assert(parsed.count == 1 && span_is(parsed.streams[0].stream, "FROM") && parsed.streams[0].start.latest);
+    ck_assert(parsed.count == 1 && span_is(parsed.streams[0].stream, "FROM") &&
+              parsed.streams[0].start.latest);
     subscribe_args_release(&parsed);
 
     ck_assert(args_esub(line(&l, "WINDOW PARTITION_KEY " KEY " WINDOW 3"), &parsed));
-    ck_assert(parsed.count == 1 && parsed.window == 3 && uuid_hash(&parsed.streams[0].key) == 0x9c59);
+    ck_assert(parsed.count == 1 && parsed.window == 3 &&
+              uuid_hash(&parsed.streams[0].key) == 0x9c59);
     subscribe_args_release(&parsed);
 
     ck_assert(args_esub(line(&l, "a b a WINDOW 2 FROM MAP a=1 x=y=3 zz=4"), &parsed));
@@ -290,8 +308,10 @@ START_TEST(epsub_selectors)
     epsub_is("32", "partition id 32 is out of range: expected 0 to 31");
     epsub_is("0-32", "partition id 32 is out of range: expected 0 to 31");
     epsub_is("5-3", "partition id 3 is out of range: expected an ascending range within 0 to 31");
-    epsub_is("1,,2", "unexpected string: expected *, partition id or comma-separated partition ids");
-    epsub_is("", "unexpected end of input: expected *, partition id or comma-separated partition ids");
+    epsub_is("1,,2",
+             "unexpected string: expected *, partition id or comma-separated partition ids");
+    epsub_is("",
+             "unexpected end of input: expected *, partition id or comma-separated partition ids");
     epsub_is("1 FROM MAP s=1", "unexpected string: expected partition id sequence value");
     epsub_is("1 x", "unexpected string: expected FROM, WINDOW or end of input");
     struct line l;
@@ -317,10 +337,26 @@ END_TEST
 
 START_TEST(utf8)
 {
-    static const char *const good[] = {"", "plain ascii text of some length", "\xc3\xa4", "\xe2\x82\xac", "\xf0\x9f\x98\x80",
-                                       "\xed\x9f\xbf", "\xf4\x8f\xbf\xbf", "12345678\xc3\xa4"};
-    static const char *const bad[] = {"\x80", "\xc0\x80", "\xc1\xbf", "\xc3", "\xe0\x9f\xbf", "\xed\xa0\x80", "\xf0\x8f\xbf\xbf",
-                                      "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xe2\x82", "\xe2\x28\xa1", "1234567\xc3"};
+    static const char *const good[] = {"",
+                                       "plain ascii text of some length",
+                                       "\xc3\xa4",
+                                       "\xe2\x82\xac",
+                                       "\xf0\x9f\x98\x80",
+                                       "\xed\x9f\xbf",
+                                       "\xf4\x8f\xbf\xbf",
+                                       "12345678\xc3\xa4"};
+    static const char *const bad[] = {"\x80",
+                                      "\xc0\x80",
+                                      "\xc1\xbf",
+                                      "\xc3",
+                                      "\xe0\x9f\xbf",
+                                      "\xed\xa0\x80",
+                                      "\xf0\x8f\xbf\xbf",
+                                      "\xf4\x90\x80\x80",
+                                      "\xf5\x80\x80\x80",
+                                      "\xe2\x82",
+                                      "\xe2\x28\xa1",
+                                      "1234567\xc3"};
     for (unsigned i = 0; i < sizeof good / sizeof *good; i++)
         ck_assert_msg(text_is_utf8(span_str(good[i])), "%u", i);
     for (unsigned i = 0; i < sizeof bad / sizeof *bad; i++)

@@ -38,15 +38,16 @@ static struct rec_stored_event sample(void)
 }
 
 #define EVENT_BODY_HEAD                                                                            \
-    "+event_id\r\n+01a207c7-3da1-7357-b6eb-0436e59aed7c\r\n"                                        \
-    "+partition_key\r\n+7c529de9-ad5a-5e7e-b6eb-202b61a5f7c5\r\n+partition_id\r\n:12\r\n"           \
-    "+transaction_id\r\n+00000000-0000-4000-8000-0000000000ff\r\n+partition_sequence\r\n:100\r\n"   \
-    "+stream_version\r\n:9\r\n+timestamp\r\n:1795426827682\r\n+stream_id\r\n$4\r\na\r\nb\r\n"       \
+    "+event_id\r\n+01a207c7-3da1-7357-b6eb-0436e59aed7c\r\n"                                       \
+    "+partition_key\r\n+7c529de9-ad5a-5e7e-b6eb-202b61a5f7c5\r\n+partition_id\r\n:12\r\n"          \
+    "+transaction_id\r\n+00000000-0000-4000-8000-0000000000ff\r\n+partition_sequence\r\n:100\r\n"  \
+    "+stream_version\r\n:9\r\n+timestamp\r\n:1795426827682\r\n+stream_id\r\n$4\r\na\r\nb\r\n"      \
     "+event_name\r\n$0\r\n\r\n+metadata\r\n$0\r\n\r\n+payload\r\n$3\r\n"
 
 START_TEST(events)
 {
-    static const char expected[] = "%11\r\n" EVENT_BODY_HEAD "x\0y\r\n*22\r\n" EVENT_BODY_HEAD "x\0y\r\n";
+    static const char expected[] =
+        "%11\r\n" EVENT_BODY_HEAD "x\0y\r\n*22\r\n" EVENT_BODY_HEAD "x\0y\r\n";
     struct rec_stored_event event = sample();
     struct buf out = {0}, list = {0};
     rec_pack_stored_event(&list, &event);
@@ -76,18 +77,22 @@ START_TEST(appends)
     };
     struct buf out = {0};
     reply_append(&out, 3, &result);
-    check_bytes(&out, "%6\r\n+event_id\r\n+01a207c7-3da1-2357-b6eb-0436e59aed7c\r\n+partition_key\r\n"
-                      "+7c529de9-ad5a-5e7e-b6eb-202b61a5f7c5\r\n+partition_id\r\n:12\r\n+partition_sequence\r\n:0\r\n"
-                      "+stream_version\r\n:0\r\n+timestamp\r\n:1795426827682\r\n");
+    check_bytes(&out,
+                "%6\r\n+event_id\r\n+01a207c7-3da1-2357-b6eb-0436e59aed7c\r\n+partition_key\r\n"
+                "+7c529de9-ad5a-5e7e-b6eb-202b61a5f7c5\r\n+partition_id\r\n:12\r\n+partition_"
+                "sequence\r\n:0\r\n"
+                "+stream_version\r\n:0\r\n+timestamp\r\n:1795426827682\r\n");
     reply_append(&out, 2, &result);
     ck_assert(out.len > 5 && memcmp(out.ptr, "*12\r\n", 5) == 0);
     buf_release(&out);
     reply_multi_append_head(&out, 2, &result.partition_key, 12, 40, 2);
     reply_multi_append_event(&out, 2, &result.event_id, span_str("s\r\n"), 7, 8);
-    check_bytes(&out, "*10\r\n+partition_key\r\n+7c529de9-ad5a-5e7e-b6eb-202b61a5f7c5\r\n+partition_id\r\n:12\r\n"
-                      "+first_partition_sequence\r\n:40\r\n+last_partition_sequence\r\n:41\r\n+events\r\n*2\r\n"
-                      "*8\r\n+event_id\r\n+01a207c7-3da1-2357-b6eb-0436e59aed7c\r\n+stream_id\r\n$3\r\ns\r\n\r\n"
-                      "+stream_version\r\n:7\r\n+timestamp\r\n:8\r\n");
+    check_bytes(
+        &out,
+        "*10\r\n+partition_key\r\n+7c529de9-ad5a-5e7e-b6eb-202b61a5f7c5\r\n+partition_id\r\n:12\r\n"
+        "+first_partition_sequence\r\n:40\r\n+last_partition_sequence\r\n:41\r\n+events\r\n*2\r\n"
+        "*8\r\n+event_id\r\n+01a207c7-3da1-2357-b6eb-0436e59aed7c\r\n+stream_id\r\n$3\r\ns\r\n\r\n"
+        "+stream_version\r\n:7\r\n+timestamp\r\n:8\r\n");
 }
 END_TEST
 
