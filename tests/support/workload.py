@@ -27,6 +27,7 @@ class Shared:
         self.acked = multiprocessing.Array("Q", writers * BUCKETS)
         self.disconnects = multiprocessing.Value("Q", 0)  # netd or everything was killed so often
         self.stop = multiprocessing.Event()
+        self.settled = multiprocessing.Event()  # the writers have ended
 
     def bucket_progress(self, bucket):
         return sum(self.acked[writer * BUCKETS + bucket] for writer in range(self.writers))
@@ -34,6 +35,8 @@ class Shared:
 
 class Base:
     """A connection that is made again after a disconnect that was expected; other ones are errors."""
+
+    follows = False  # works on until the writers have ended
 
     def __init__(self, number, port, seed, shared, out_path):
         self.number, self.port, self.shared, self.out_path = number, port, shared, out_path
@@ -65,8 +68,9 @@ class Base:
         self.client = None
 
     def run(self):
+        stop = self.shared.settled if self.follows else self.shared.stop
         try:
-            while not self.shared.stop.is_set() and len(self.errors) < 10:
+            while not stop.is_set() and len(self.errors) < 10:
                 try:
                     if self.client is None:
                         self.connect()
@@ -258,6 +262,7 @@ class Subscriber(Base):
     """Follows all partitions from 0 on; after a disconnect goes on from where it was."""
 
     WINDOW = 100
+    follows = True
 
     def __init__(self, *args):
         super().__init__(*args)
