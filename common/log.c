@@ -64,7 +64,8 @@ static void write_to_stderr(const struct log *log, const char *line)
     size_t stamp = strftime(text, sizeof text, "ts=%Y-%m-%dT%H:%M:%S", &utc);
     int len = snprintf(text + stamp, sizeof text - stamp, ".%03ldZ %s\n",
                        now.tv_nsec / 1000000, line);
-    /* One write, so that lines of several processes don't mix. A closed stderr is no reason to fail. */
+    /* One write, so that lines of several processes don't mix. A closed stderr is no reason to
+     * fail. */
     if (len > 0 && write(STDERR_FILENO, text, stamp + (size_t)len) < 0)
         return;
 }

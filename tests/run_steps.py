@@ -131,9 +131,9 @@ def execute(step):
     """Runs the step's command; returns its exit code, or None where it took too long."""
     with open(step.log, "wb") as log:
         try:
-            process = subprocess.Popen(shlex.split(step.command.format(port=step.port)), cwd=ROOT, env=environment(step),
-                                       stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                       start_new_session=True)
+            words = shlex.split(step.command.format(port=step.port))
+            process = subprocess.Popen(words, cwd=ROOT, env=environment(step), stdin=subprocess.DEVNULL,
+                                       stdout=log, stderr=log, start_new_session=True)
         except OSError as error:
             log.write(f"cannot run {step.command}: {error.strerror}\n".encode())
             return 127

@@ -50,7 +50,8 @@ void bucket_on_link_lost(struct bucket *bucket, uint32_t link);
  * turn, UINT64_MAX where only input can make one necessary. */
 uint64_t bucket_turn(struct bucket *bucket);
 
-/* Takes no more requests: they are left unanswered, and sent again to the next incarnation. What is in flight goes on. */
+/* Takes no more requests: they are left unanswered, and sent again to the next incarnation. What
+ * is in flight goes on. */
 void bucket_stop(struct bucket *bucket);
 /* Nothing in flight: no job runs, no answer is owed. */
 bool bucket_idle(const struct bucket *bucket);

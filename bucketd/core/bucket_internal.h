@@ -253,8 +253,10 @@ void summaries_open(struct bucket *bucket);
 /* Makes or opens the summary that this segment belongs to, if all its segments are sealed. */
 void summaries_update(struct bucket *bucket, uint64_t segment);
 void summaries_release(struct bucket *bucket);
-/* True: the summary of the last of the `left` parts knows that none of them has it; *left moves to before them. */
-bool summaries_skip_stream(struct bucket *bucket, uint32_t partition, struct span stream, uint32_t *left);
+/* True: the summary of the last of the `left` parts knows that none of them has it; *left moves
+ * to before them. */
+bool summaries_skip_stream(struct bucket *bucket, uint32_t partition, struct span stream,
+                           uint32_t *left);
 bool summaries_skip_event(struct bucket *bucket, const struct uuid *event_id, uint32_t *left);
 
 /* --- fetch.c --- */

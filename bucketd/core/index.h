@@ -109,7 +109,8 @@ enum err index_partition_position(struct index *index, const struct index_partit
 
 struct index_summary;
 
-/* Builds summaries/<first>.sum; salt->segment is the first. Runs in a job. ERR_NOTFOUND, ERR_CORRUPT: of an index file. */
+/* Builds summaries/<first>.sum; salt->segment is the first. Runs in a job. ERR_NOTFOUND,
+ * ERR_CORRUPT: of an index file. */
 enum err index_summary_write(struct disk *disk, const struct format_salt *salt) MUST_CHECK;
 /* ERR_NOTFOUND, ERR_CORRUPT, ERR_IO. */
 enum err index_summary_open(struct disk *disk, const struct format_salt *salt,

@@ -265,7 +265,8 @@ static void print_header(const struct printer *printer, const struct index_file 
     const struct index_header *header = &file->header;
     format_uuid(&header->cluster_id, cluster);
     print(printer, "%s version=%u cluster=%s bucket=%lu segment=%010lu",
-          file->kind == INDEX_SUMMARY ? "summary" : index_file_names[file->kind], header->version, cluster, header->bucket, header->segment);
+          file->kind == INDEX_SUMMARY ? "summary" : index_file_names[file->kind], header->version,
+          cluster, header->bucket, header->segment);
     print(printer,
           "events=%u keys=%u listed=%u name_bytes=%lu file_bytes=%lu pages=%lu bloom_lines=%lu "
           "fanout_bits=%u",

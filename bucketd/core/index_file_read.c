@@ -237,7 +237,8 @@ enum err index_file_init(struct index_file *file, enum index_kind kind, struct s
 
     new.checked = calloc(1, (new.layout.pages + 7) / 8);
     ASSERT(new.checked != NULL);
-    /* A summary's filters are large, and wanted at once in a start: its pages wait to be touched. */
+    /* A summary's filters are large, and wanted at once in a start: its pages wait to be touched.
+     */
     uint64_t bloom_bytes = kind == INDEX_SUMMARY ? 0 : new.layout.bloom_lines * BLOOM_LINE_BYTES;
     if (bloom_bytes > 0 && index_file_at(&new, new.layout.bloom, bloom_bytes) == NULL) {
         index_file_release(&new);

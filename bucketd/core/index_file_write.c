@@ -39,7 +39,8 @@ enum err index_write(const struct index *index, struct disk *disk, const char *d
     const uint64_t seed = index_file_seed(salt);
 
     for (enum index_kind kind = INDEX_EVENTS; kind < INDEX_FILES; kind++) {
-        struct index_image image = {.header = {.hash_seed = seed, .events = index_memory_events(memory)}};
+        struct index_image image = {
+            .header = {.hash_seed = seed, .events = index_memory_events(memory)}};
         if (kind == INDEX_EVENTS)
             image.header.keys = image.header.events;
         else if (kind == INDEX_STREAMS)
@@ -236,7 +237,8 @@ static void build_partitions(struct index_image *image, const struct index_memor
  * ------------------------------------------------------------------------------------- */
 
 /* From the counts in the header. */
-void index_image_begin(struct index_image *image, enum index_kind kind, const struct format_salt *salt)
+void index_image_begin(struct index_image *image, enum index_kind kind,
+                       const struct format_salt *salt)
 {
     bool fits = index_layout(&image->header, kind, &image->layout);
     ASSERT(fits);
@@ -252,7 +254,8 @@ void index_image_begin(struct index_image *image, enum index_kind kind, const st
 
 /* The header's page comes last: it tells the CRC of the table, which has the others'. Its own place
  * in the table is 0. */
-void index_image_finish(struct index_image *image, enum index_kind kind, const struct format_salt *salt)
+void index_image_finish(struct index_image *image, enum index_kind kind,
+                        const struct format_salt *salt)
 {
     const struct index_layout *layout = &image->layout;
     uint32_t *crcs = (uint32_t *)(image->bytes + layout->page_crcs);

@@ -90,7 +90,8 @@ uint64_t index_magic(enum index_kind kind)
 
 uint64_t index_file_seed(const struct format_salt *salt)
 {
-    return XXH3_64bits_withSeed(salt->cluster_id.bytes, sizeof salt->cluster_id.bytes, salt->bucket);
+    return XXH3_64bits_withSeed(salt->cluster_id.bytes, sizeof salt->cluster_id.bytes,
+                                salt->bucket);
 }
 
 uint64_t index_hash_event(uint64_t seed, const struct uuid *event_id)

@@ -1,5 +1,5 @@
-/* Configuration texts: any bytes are read or refused with a message; what is accepted and consistent
- * prints, reads back and prints the same. */
+/* Configuration texts: any bytes are read or refused with a message; what is accepted and
+ * consistent prints, reads back and prints the same. */
 #include <stdlib.h>
 
 #include "common/assert.h"

@@ -1,5 +1,5 @@
-/* The checker: every answer against the model, at the moment it leaves the bucket; every image of the disk against what
- * was ever shown. */
+/* The checker: every answer against the model, at the moment it leaves the bucket; every image
+ * of the disk against what was ever shown. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -10,11 +10,16 @@
 
 #define SPOT_CHECK_CHANCE 30000u
 
-static void on_append_reply(struct world *world, struct request *request, const struct msg_append_reply *reply);
-static void on_fail_reply(struct world *world, struct request *request, const struct msg_fail_reply *reply);
-static void on_append_refused(struct world *world, struct request *request, enum err err, struct span text);
-static void on_events_reply(struct world *world, struct request *request, const struct msg_events_reply *reply);
-static void on_number_reply(struct world *world, struct request *request, const struct msg_number_reply *reply);
+static void on_append_reply(struct world *world, struct request *request,
+                            const struct msg_append_reply *reply);
+static void on_fail_reply(struct world *world, struct request *request,
+                          const struct msg_fail_reply *reply);
+static void on_append_refused(struct world *world, struct request *request, enum err err,
+                              struct span text);
+static void on_events_reply(struct world *world, struct request *request,
+                            const struct msg_events_reply *reply);
+static void on_number_reply(struct world *world, struct request *request,
+                            const struct msg_number_reply *reply);
 static void on_follow_reply(struct world *world, struct client *client, struct request *request,
                             const struct msg_follow_reply *reply);
 static void on_tail(struct world *world, struct client *client, const struct msg_tail *tail);
@@ -23,7 +28,8 @@ static void note_read(struct world *world, const struct read_check *read);
 static void judge_read(struct world *world, const struct read_check *read);
 static void judge_reads(struct world *world);
 
-void checker_on_arrival(struct world *world, struct client *client, uint64_t first_request, struct span frame)
+void checker_on_arrival(struct world *world, struct client *client, uint64_t first_request,
+                        struct span frame)
 {
     struct msg msg;
     for (uint64_t id = first_request; frame.len > 0 && msg_unpack(&frame, &msg) == ERR_OK; id++) {
@@ -67,7 +73,8 @@ void checker_on_frame(struct world *world, struct client *client, struct span fr
         if (world->trace.print) {
             struct buf text = {0};
             msg_print(&text, &msg);
-            trace_line(&world->trace, "link %u <- %.*s", client->link, (int)min_u64(text.len, 300), (const char *)text.ptr);
+            trace_line(&world->trace, "link %u <- %.*s", client->link, (int)min_u64(text.len, 300),
+                       (const char *)text.ptr);
             buf_release(&text);
         }
         if (msg.tag == TAG_tail) {
@@ -76,7 +83,8 @@ void checker_on_frame(struct world *world, struct client *client, struct span fr
         }
         struct request *request = client_find(client, request_answered_by(&msg));
         if (request == NULL || !request->arrived || request->answered) {
-            trace_fail(&world->trace, "link %u: %s answers no request, or one twice", client->link, msg_name(msg.tag));
+            trace_fail(&world->trace, "link %u: %s answers no request, or one twice", client->link,
+                       msg_name(msg.tag));
             return;
         }
         request->answered = true;
@@ -101,20 +109,24 @@ void checker_on_frame(struct world *world, struct client *client, struct span fr
 
 /* --- appends --- */
 
-static void on_append_reply(struct world *world, struct request *request, const struct msg_append_reply *reply)
+static void on_append_reply(struct world *world, struct request *request,
+                            const struct msg_append_reply *reply)
 {
     struct model *model = &world->model;
     struct tx *tx = model->txs[request->tx];
     if (tx->invalid || tx->copy_of != NO_TX)
         trace_fail(&world->trace, "tx %u was accepted and must be refused", tx->index);
     if (reply->count != tx->count)
-        trace_fail(&world->trace, "tx %u has %u events, the answer says %lu", tx->index, tx->count, reply->count);
+        trace_fail(&world->trace, "tx %u has %u events, the answer says %lu", tx->index, tx->count,
+                   reply->count);
     if (request->tx_was_acked && !reply->duplicate)
         trace_fail(&world->trace, "tx %u was stored before, the answer calls it new", tx->index);
     if (!request->tx_was_tried && reply->duplicate)
-        trace_fail(&world->trace, "tx %u was sent once, the answer calls it a duplicate", tx->index);
+        trace_fail(&world->trace, "tx %u was sent once, the answer calls it a duplicate",
+                   tx->index);
     if (!reply->duplicate && reply->first_sequence < request->low)
-        trace_fail(&world->trace, "tx %u has sequence %lu, but %lu events were there before it came", tx->index,
+        trace_fail(&world->trace,
+                   "tx %u has sequence %lu, but %lu events were there before it came", tx->index,
                    reply->first_sequence, request->low);
     struct span list = reply->events;
     for (uint32_t i = 0; i < tx->count && !world->trace.failed; i++) {
@@ -124,12 +136,13 @@ static void on_append_reply(struct world *world, struct request *request, const 
             return;
         }
         if (event.timestamp_ms != tx->events[i].timestamp_ms)
-            trace_fail(&world->trace, "tx %u event %u: another timestamp is answered", tx->index, i);
+            trace_fail(&world->trace, "tx %u event %u: another timestamp is answered", tx->index,
+                       i);
         if (tx->events[i].version == NO_VERSION)
             tx->events[i].version = event.version;
         if (tx->events[i].version != event.version)
-            trace_fail(&world->trace, "tx %u event %u has version %lu here, %lu elsewhere", tx->index, i, event.version,
-                       tx->events[i].version);
+            trace_fail(&world->trace, "tx %u event %u has version %lu here, %lu elsewhere",
+                       tx->index, i, event.version, tx->events[i].version);
     }
     if (world->trace.failed)
         return;
@@ -143,7 +156,8 @@ static void on_append_reply(struct world *world, struct request *request, const 
     }
 }
 
-static void on_fail_reply(struct world *world, struct request *request, const struct msg_fail_reply *reply)
+static void on_fail_reply(struct world *world, struct request *request,
+                          const struct msg_fail_reply *reply)
 {
     enum err err = (enum err)reply->error;
     request->err = err;
@@ -154,25 +168,26 @@ static void on_fail_reply(struct world *world, struct request *request, const st
     }
     bool damage = err == ERR_READ || err == ERR_CORRUPT || err == ERR_IO;
     if (!damage || (!world->model.rot && !world->node.read_errors_seen))
-        trace_fail(&world->trace, "%s is refused: %s %.*s", msg_name(request->tag), err_name(err), (int)reply->text.len,
-                   (const char *)reply->text.ptr);
+        trace_fail(&world->trace, "%s is refused: %s %.*s", msg_name(request->tag), err_name(err),
+                   (int)reply->text.len, (const char *)reply->text.ptr);
 }
 
-static void on_append_refused(struct world *world, struct request *request, enum err err, struct span text)
+static void on_append_refused(struct world *world, struct request *request, enum err err,
+                              struct span text)
 {
     struct tx *tx = world->model.txs[request->tx];
     bool damage = world->model.rot || world->node.read_errors_seen;
     if (err == ERR_READ || err == ERR_CORRUPT || err == ERR_READONLY) {
         if (!damage)
-            trace_fail(&world->trace, "tx %u is refused: %s %.*s", tx->index, err_name(err), (int)text.len,
-                       (const char *)text.ptr);
+            trace_fail(&world->trace, "tx %u is refused: %s %.*s", tx->index, err_name(err),
+                       (int)text.len, (const char *)text.ptr);
         /* Whether an earlier try of it was stored isn't known. */
         tx->possible = tx->possible && request->tx_was_tried;
         return;
     }
     if (tx->placed) {
-        trace_fail(&world->trace, "tx %u is stored, and refused: %s %.*s", tx->index, err_name(err), (int)text.len,
-                   (const char *)text.ptr);
+        trace_fail(&world->trace, "tx %u is stored, and refused: %s %.*s", tx->index, err_name(err),
+                   (int)text.len, (const char *)text.ptr);
         return;
     }
     tx->possible = false;
@@ -182,7 +197,8 @@ static void on_append_refused(struct world *world, struct request *request, enum
     if (tx->invalid && (err == ERR_INVALID || err == ERR_MAXSIZE))
         return;
     char changed[400];
-    if (world->options.plant == PLANT_REFUSAL_CHANGED && err == ERR_WRONGVER && !world->plant_done && text.len < 400) {
+    if (world->options.plant == PLANT_REFUSAL_CHANGED && err == ERR_WRONGVER &&
+        !world->plant_done && text.len < 400) {
         memcpy(changed, text.ptr, text.len);
         changed[strlen("current stream version is ")] ^= 1;
         text.ptr = (const uint8_t *)changed;
@@ -191,13 +207,14 @@ static void on_append_refused(struct world *world, struct request *request, enum
     if (!tx->invalid && (err == ERR_WRONGVER || err == ERR_INVALID || err == ERR_EXISTS))
         model_claim(&world->model, tx, err, request->arrival, text);
     else
-        trace_fail(&world->trace, "tx %u is refused: %s %.*s", tx->index, err_name(err), (int)text.len,
-                   (const char *)text.ptr);
+        trace_fail(&world->trace, "tx %u is refused: %s %.*s", tx->index, err_name(err),
+                   (int)text.len, (const char *)text.ptr);
 }
 
 /* --- reads --- */
 
-static void on_events_reply(struct world *world, struct request *request, const struct msg_events_reply *reply)
+static void on_events_reply(struct world *world, struct request *request,
+                            const struct msg_events_reply *reply)
 {
     struct rec_stored_event event;
     struct span list = reply->events;
@@ -205,7 +222,8 @@ static void on_events_reply(struct world *world, struct request *request, const 
     bool stream = request->tag == TAG_scan_stream_req;
     while (rec_next_stored_event(&list, &event) == ERR_OK) {
         uint8_t changed[1];
-        if (world->options.plant == PLANT_ANSWER_CHANGED && !world->plant_done && event.name.len == 1) {
+        if (world->options.plant == PLANT_ANSWER_CHANGED && !world->plant_done &&
+            event.name.len == 1) {
             changed[0] = event.name.ptr[0] ^ 0x10;
             event.name.ptr = changed;
             world->plant_done = true;
@@ -223,36 +241,47 @@ static void on_events_reply(struct world *world, struct request *request, const 
         trace_fail(&world->trace, "an answer of %lu events says %lu", count, reply->count);
     if (request->tag == TAG_get_req) {
         if (count == 0 && request->tx_was_placed)
-            trace_fail(&world->trace, "tx %u event %u is stored, and not found", request->tx, request->read_event);
-        if (count > 0 && !uuid_equal(&event.event_id, &world->model.txs[request->tx]->events[request->read_event].id))
-            trace_fail(&world->trace, "another event than tx %u event %u is found", request->tx, request->read_event);
+            trace_fail(&world->trace, "tx %u event %u is stored, and not found", request->tx,
+                       request->read_event);
+        if (count > 0 &&
+            !uuid_equal(&event.event_id,
+                        &world->model.txs[request->tx]->events[request->read_event].id))
+            trace_fail(&world->trace, "another event than tx %u event %u is found", request->tx,
+                       request->read_event);
         return;
     }
     bool cut_by_damage = world->model.rot && reply->more;
     if (!cut_by_damage && !see_watermark(world, request, reply->watermark))
         return;
     if (newest > reply->watermark)
-        trace_fail(&world->trace, "event %lu lies behind the watermark %lu", newest - 1, reply->watermark);
+        trace_fail(&world->trace, "event %lu lies behind the watermark %lu", newest - 1,
+                   reply->watermark);
     if (count > request->count)
-        trace_fail(&world->trace, "a chunk of %lu events, %lu were asked for", count, request->count);
+        trace_fail(&world->trace, "a chunk of %lu events, %lu were asked for", count,
+                   request->count);
     request->more = reply->more;
     request->next = reply->next;
     request->answer_watermark = reply->watermark;
     if (reply->more && reply->next != (request->reverse ? at - 1 : at + 1))
         trace_fail(&world->trace, "a chunk ends at %lu and says to go on at %lu", at, reply->next);
-    note_read(world, &(struct read_check){request->tag, request->partition, request->stream, request->reverse, reply->more,
-                                          request->from, request->to, first, count, reply->watermark});
+    note_read(world, &(struct read_check){request->tag, request->partition, request->stream,
+                                          request->reverse, reply->more, request->from, request->to,
+                                          first, count, reply->watermark});
 }
 
-static void on_number_reply(struct world *world, struct request *request, const struct msg_number_reply *reply)
+static void on_number_reply(struct world *world, struct request *request,
+                            const struct msg_number_reply *reply)
 {
     if (request->tag != TAG_version_req && request->tag != TAG_sequence_req) {
         trace_fail(&world->trace, "a number answers a %s", msg_name(request->tag));
         return;
     }
     if (see_watermark(world, request, reply->watermark))
-        note_read(world, &(struct read_check){.tag = request->tag, .partition = request->partition,
-                                              .stream = request->stream, .more = reply->present, .first = reply->value,
+        note_read(world, &(struct read_check){.tag = request->tag,
+                                              .partition = request->partition,
+                                              .stream = request->stream,
+                                              .more = reply->present,
+                                              .first = reply->value,
                                               .watermark = reply->watermark});
 }
 
@@ -261,11 +290,11 @@ static bool see_watermark(struct world *world, const struct request *request, ui
 {
     struct partition_log *log = &world->model.partitions[request->partition];
     if (request->watermark != UINT64_MAX && watermark != request->watermark)
-        trace_fail(&world->trace, "p%u: watermark %lu was asked for, the answer has %lu", request->partition,
-                   request->watermark, watermark);
+        trace_fail(&world->trace, "p%u: watermark %lu was asked for, the answer has %lu",
+                   request->partition, request->watermark, watermark);
     else if (request->watermark == UINT64_MAX && watermark < request->low)
-        trace_fail(&world->trace, "p%u: the watermark went back from %lu to %lu", request->partition, request->low,
-                   watermark);
+        trace_fail(&world->trace, "p%u: the watermark went back from %lu to %lu",
+                   request->partition, request->low, watermark);
     log->watermark = max_u64(log->watermark, watermark);
     return !world->trace.failed;
 }
@@ -292,8 +321,9 @@ static void judge_reads(struct world *world)
         if (world->model.partitions[read->partition].known >= read->watermark)
             judge_read(world, read);
         else if (!world->model.rot)
-            trace_fail(&world->trace, "p%u: an answer saw the watermark %lu, there are only %lu events", read->partition,
-                       read->watermark, world->model.partitions[read->partition].known);
+            trace_fail(
+                &world->trace, "p%u: an answer saw the watermark %lu, there are only %lu events",
+                read->partition, read->watermark, world->model.partitions[read->partition].known);
     }
     world->read_count = 0;
 }
@@ -302,12 +332,15 @@ static void judge_reads(struct world *world)
 static void judge_read(struct world *world, const struct read_check *read)
 {
     bool stream = read->tag == TAG_scan_stream_req || read->tag == TAG_version_req;
-    uint64_t there = stream ? model_stream_count(&world->model, read->stream, read->watermark) : read->watermark;
+    uint64_t there =
+        stream ? model_stream_count(&world->model, read->stream, read->watermark) : read->watermark;
     const char *what = stream ? world->model.streams[read->stream].name : "partition";
     if (read->tag == TAG_version_req || read->tag == TAG_sequence_req) {
         if (read->more != (there > 0) || (there > 0 && read->first != there - 1))
-            trace_fail(&world->trace, "p%u %s: %lu events below %lu, but the last is said to be %lu%s", read->partition, what,
-                       there, read->watermark, read->first, read->more ? "" : " (none)");
+            trace_fail(&world->trace,
+                       "p%u %s: %lu events below %lu, but the last is said to be %lu%s",
+                       read->partition, what, there, read->watermark, read->first,
+                       read->more ? "" : " (none)");
         return;
     }
     uint64_t first = read->from, last = read->to;
@@ -323,12 +356,15 @@ static void judge_read(struct world *world, const struct read_check *read)
     /* In front of damage a chunk may end anywhere, and say that more follows. */
     if (world->model.rot && read->more)
         return;
-    bool right = any ? read->count > 0 && read->first == first && (read->reverse ? end >= last : end <= last) &&
+    bool right = any ? read->count > 0 && read->first == first &&
+                           (read->reverse ? end >= last : end <= last) &&
                            read->more == (end != last)
                      : read->count == 0 && !read->more;
     if (!right)
-        trace_fail(&world->trace, "p%u %s: scan %lu..%lu of %lu below %lu answers %lu from %lu, more=%d", read->partition,
-                   what, read->from, read->to, there, read->watermark, read->count, read->first, read->more);
+        trace_fail(&world->trace,
+                   "p%u %s: scan %lu..%lu of %lu below %lu answers %lu from %lu, more=%d",
+                   read->partition, what, read->from, read->to, there, read->watermark, read->count,
+                   read->first, read->more);
 }
 
 /* --- live tail --- */
@@ -345,15 +381,18 @@ static void on_follow_reply(struct world *world, struct client *client, struct r
 
 static void on_tail(struct world *world, struct client *client, const struct msg_tail *tail)
 {
-    struct follow *follow = tail->partition < world->model.partition_count ? &client->follows[tail->partition] : NULL;
+    struct follow *follow =
+        tail->partition < world->model.partition_count ? &client->follows[tail->partition] : NULL;
     if (world->options.plant == PLANT_TAIL_DROPPED && !world->plant_done) {
         world->plant_done = true;
         return;
     }
     world->totals.tails++;
     if (follow == NULL || follow->state != FOLLOW_ON || tail->first != follow->next) {
-        trace_fail(&world->trace, "link %u: tail of p%lu from %lu, %s", client->link, tail->partition, tail->first,
-                   follow == NULL || follow->state != FOLLOW_ON ? "not followed" : "another one is next");
+        trace_fail(&world->trace, "link %u: tail of p%lu from %lu, %s", client->link,
+                   tail->partition, tail->first,
+                   follow == NULL || follow->state != FOLLOW_ON ? "not followed"
+                                                                : "another one is next");
         return;
     }
     struct rec_stored_event event;
@@ -361,8 +400,8 @@ static void on_tail(struct world *world, struct client *client, const struct msg
     uint64_t count = 0;
     while (rec_next_stored_event(&list, &event) == ERR_OK) {
         if (event.sequence != tail->first + count || event.partition != tail->partition)
-            trace_fail(&world->trace, "tail of p%lu from %lu: event %lu has sequence %lu", tail->partition, tail->first, count,
-                       event.sequence);
+            trace_fail(&world->trace, "tail of p%lu from %lu: event %lu has sequence %lu",
+                       tail->partition, tail->first, count, event.sequence);
         model_see(&world->model, &event);
         count++;
     }
@@ -387,12 +426,14 @@ void checker_at_rest(struct world *world)
     for (uint32_t p = 0; p < model->partition_count; p++) {
         const struct partition_log *log = &model->partitions[p];
         if (!model->rot && log->known != log->count)
-            trace_fail(&world->trace, "p%u: sequence %lu was never shown, %lu was", p, log->known, log->count - 1);
+            trace_fail(&world->trace, "p%u: sequence %lu was never shown, %lu was", p, log->known,
+                       log->count - 1);
         for (uint32_t i = 0; i < world->swarm.clients; i++) {
             const struct follow *follow = &world->clients[i].follows[p];
             if (follow->state == FOLLOW_ON && follow->next < log->count)
-                trace_fail(&world->trace, "p%u: client %u follows, and was told events up to %lu of %lu", p, i, follow->next,
-                           log->count);
+                trace_fail(&world->trace,
+                           "p%u: client %u follows, and was told events up to %lu of %lu", p, i,
+                           follow->next, log->count);
         }
     }
 }

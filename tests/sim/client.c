@@ -16,8 +16,8 @@ static void send_frame(struct client *client);
 static void handle_answers(struct client *client, struct span frame);
 static void end_request(struct client *client, struct request *request);
 static void remember_resend(struct client *client, uint32_t tx);
-static void push_flight(struct client *client, struct flights *flights, struct buf *bytes, uint64_t first,
-                        void (*fn)(void *ctx, uint64_t arg));
+static void push_flight(struct client *client, struct flights *flights, struct buf *bytes,
+                        uint64_t first, void (*fn)(void *ctx, uint64_t arg));
 static struct flight *pop_flight(struct flights *flights);
 static void drop_flights(struct flights *flights);
 
@@ -42,7 +42,8 @@ void client_connect(struct client *client)
     node_add_link(&world->node, client->link);
     client->resend_wait = false;
     client->out.last_time_ns = client->in.last_time_ns = 0;
-    sched_after(&world->sched, prng_range(&client->prng, 1, 200) * US, on_tick, client, client->link);
+    sched_after(&world->sched, prng_range(&client->prng, 1, 200) * US, on_tick, client,
+                client->link);
 }
 
 void client_disconnect(struct client *client)
@@ -113,16 +114,22 @@ static void send_frame(struct client *client)
     struct buf frame = {0};
     uint64_t first = client->next_request;
     uint32_t count = 0;
-    while (client->resend_count > 0 && !client->resend_wait && client->request_count < REQUESTS_MAX) {
+    while (client->resend_count > 0 && !client->resend_wait &&
+           client->request_count < REQUESTS_MAX) {
         uint32_t tx = client->resend[0];
-        memmove(client->resend, client->resend + 1, --client->resend_count * sizeof *client->resend);
-        struct request request = {.tag = TAG_append_req, .tx = tx, .partition = world->model.txs[tx]->partition,
-                                  .flags = APPEND_RETRY, .watermark = UINT64_MAX};
+        memmove(client->resend, client->resend + 1,
+                --client->resend_count * sizeof *client->resend);
+        struct request request = {.tag = TAG_append_req,
+                                  .tx = tx,
+                                  .partition = world->model.txs[tx]->partition,
+                                  .flags = APPEND_RETRY,
+                                  .watermark = UINT64_MAX};
         request_send(client, &request, &frame);
         count++;
     }
     /* New ones only when nothing older waits: the order of a netd's appends stays. */
-    while (count < most && client->request_count < swarm->window && client->resend_count == 0 && !world->finishing) {
+    while (count < most && client->request_count < swarm->window && client->resend_count == 0 &&
+           !world->finishing) {
         struct request request;
         if (!request_invent(client, &request))
             break;
@@ -181,12 +188,15 @@ static void handle_answers(struct client *client, struct span frame)
             continue;
         struct request request = *found;
         end_request(client, found);
-        if (request.tag == TAG_append_req && request.err != ERR_OK && err_class(request.err) != ERR_CLASS_NONE) {
+        if (request.tag == TAG_append_req && request.err != ERR_OK &&
+            err_class(request.err) != ERR_CLASS_NONE) {
             remember_resend(client, request.tx);
             client->resend_wait = true;
-            sched_after(&client->world->sched, prng_range(&client->prng, 5, 50) * MS, on_resend_time, client, client->link);
+            sched_after(&client->world->sched, prng_range(&client->prng, 5, 50) * MS,
+                        on_resend_time, client, client->link);
         }
-        if (request.err == ERR_OK && request.more && !client->world->finishing && client->request_count < REQUESTS_MAX) {
+        if (request.err == ERR_OK && request.more && !client->world->finishing &&
+            client->request_count < REQUESTS_MAX) {
             struct request next = request;
             next.from = request.next;
             next.watermark = request.answer_watermark;
@@ -227,8 +237,8 @@ static void remember_resend(struct client *client, uint32_t tx)
 
 /* --- messages under way --- */
 
-static void push_flight(struct client *client, struct flights *flights, struct buf *bytes, uint64_t first,
-                        void (*fn)(void *ctx, uint64_t arg))
+static void push_flight(struct client *client, struct flights *flights, struct buf *bytes,
+                        uint64_t first, void (*fn)(void *ctx, uint64_t arg))
 {
     struct sched *sched = &client->world->sched;
     struct flight *flight = calloc(1, sizeof *flight);

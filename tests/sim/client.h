@@ -1,5 +1,5 @@
-/* A simulated netd: sends transactions and reads, keeps what is unanswered, and sends it again with the same ids to the
- * bucket's next incarnation. */
+/* A simulated netd: sends transactions and reads, keeps what is unanswered, and sends it again
+ * with the same ids to the bucket's next incarnation. */
 #pragma once
 
 #include "proto/messages.h"
@@ -11,7 +11,8 @@
 
 struct world;
 
-/* One request on its way, until its answer has arrived or the link is gone. The checker fills in what it saw. */
+/* One request on its way, until its answer has arrived or the link is gone. The checker fills in
+ * what it saw. */
 struct request {
     uint64_t id;
     enum msg_tag tag;

@@ -23,8 +23,8 @@ void damage_disk(struct world *world)
 {
     if (world->swarm.index_damage && prng_chance(&world->prng, 500000))
         damage_index(world);
-    if (world->swarm.rot && !world->rot_done && !world->finishing && world->model.acked_events > 50 &&
-        prng_chance(&world->prng, 300000))
+    if (world->swarm.rot && !world->rot_done && !world->finishing &&
+        world->model.acked_events > 50 && prng_chance(&world->prng, 300000))
         rot_data(world);
 }
 
@@ -32,7 +32,8 @@ static void note_file(void *ctx, const char *path, uint64_t size)
 {
     struct found_files *found = ctx;
     size_t len = strlen(path), suffix = strlen(found->suffix);
-    if (len < suffix || strcmp(path + len - suffix, found->suffix) != 0 || found->count == FILES_MAX || size == 0)
+    if (len < suffix || strcmp(path + len - suffix, found->suffix) != 0 ||
+        found->count == FILES_MAX || size == 0)
         return;
     snprintf(found->paths[found->count], PATH_MAX_LEN, "%s", path);
     found->sizes[found->count++] = size;
@@ -54,7 +55,11 @@ static void damage_index(struct world *world)
             continue;
         uint64_t offset = prng_below(&world->prng, sim_disk_peek(disk, paths[at]).len);
         uint64_t way = prng_below(&world->prng, 3);
-        trace_line(&world->trace, "damage %s: %s at %lu", paths[at], way == 0 ? "lost" : way == 1 ? "cut" : "flipped", offset);
+        trace_line(&world->trace, "damage %s: %s at %lu", paths[at],
+                   way == 0   ? "lost"
+                   : way == 1 ? "cut"
+                              : "flipped",
+                   offset);
         if (way == 0)
             sim_disk_remove(disk, paths[at]);
         else if (way == 1)
@@ -64,8 +69,8 @@ static void damage_index(struct world *world)
     }
 }
 
-/* Anywhere in data that a later batch proves to have been durable. Rot in the very last batch can't be told from a torn
- * one, so it isn't tried. */
+/* Anywhere in data that a later batch proves to have been durable. Rot in the very last batch
+ * can't be told from a torn one, so it isn't tried. */
 static void rot_data(struct world *world)
 {
     char paths[FILES_MAX][PATH_MAX_LEN];
@@ -77,7 +82,8 @@ static void rot_data(struct world *world)
         found.count--;
     if (found.count == 0)
         return;
-    uint64_t at = prng_chance(&world->prng, 500000) ? found.count - 1 : prng_below(&world->prng, found.count);
+    uint64_t at =
+        prng_chance(&world->prng, 500000) ? found.count - 1 : prng_below(&world->prng, found.count);
     bool newest = at == found.count - 1;
     uint64_t end = newest ? last_batch(sim_disk_peek(disk, paths[at])) : sizes[at];
     uint64_t offset = prng_below(&world->prng, end);

@@ -18,12 +18,13 @@ struct sync_set {
 };
 
 const char *const disk_op_names[DISK_OP_COUNT] = {
-    "open", "create", "read", "write", "sync", "allocate", "truncate", "look", "rename", "unlink", "mkdir", "sync_dir",
+    "open",     "create", "read",   "write",  "sync",  "allocate",
+    "truncate", "look",   "rename", "unlink", "mkdir", "sync_dir",
 };
 
 static struct disk_verdict begin(struct sim_disk *disk, enum disk_op op);
-static void note(struct sim_disk *disk, enum disk_op op, const char *path, uint32_t inode, uint64_t a, uint64_t b,
-                 enum err err);
+static void note(struct sim_disk *disk, enum disk_op op, const char *path, uint32_t inode,
+                 uint64_t a, uint64_t b, enum err err);
 static struct sync_set sync_begin(const struct inode *file);
 static void sync_end(struct inode *file, struct sync_set *set, bool written);
 
@@ -45,17 +46,19 @@ static struct disk_verdict begin(struct sim_disk *disk, enum disk_op op)
     return disk->hooks.before(disk->hooks.ctx, op);
 }
 
-static void note(struct sim_disk *disk, enum disk_op op, const char *path, uint32_t inode, uint64_t a, uint64_t b,
-                 enum err err)
+static void note(struct sim_disk *disk, enum disk_op op, const char *path, uint32_t inode,
+                 uint64_t a, uint64_t b, enum err err)
 {
     if (disk->trace == NULL)
         return;
     trace_mix(disk->trace, (uint64_t)op | (uint64_t)inode << 8 | (uint64_t)err << 40);
     trace_mix(disk->trace, a ^ (b << 32));
-    trace_line(disk->trace, "disk %-8s %s #%u %lu %lu %s", disk_op_names[op], path, inode, a, b, err_name(err));
+    trace_line(disk->trace, "disk %-8s %s #%u %lu %lu %s", disk_op_names[op], path, inode, a, b,
+               err_name(err));
 }
 
-static enum err disk_open(struct disk *base, const char *path, enum open_mode mode, struct file **ret_file)
+static enum err disk_open(struct disk *base, const char *path, enum open_mode mode,
+                          struct file **ret_file)
 {
     struct sim_disk *disk = sim(base);
     enum disk_op op = mode == OPEN_CREATE ? DISK_CREATE : DISK_OPEN;
@@ -71,7 +74,8 @@ static enum err disk_open(struct disk *base, const char *path, enum open_mode mo
             err = ERR_NOTFOUND;
         else if (err == ERR_OK && disk->used_blocks >= disk->capacity_blocks)
             err = ERR_FULL;
-        if (at == NO_INODE && dir != NO_INODE && (err == ERR_OK || (verdict.err != ERR_OK && verdict.part >= 512))) {
+        if (at == NO_INODE && dir != NO_INODE &&
+            (err == ERR_OK || (verdict.err != ERR_OK && verdict.part >= 512))) {
             at = tree_new_inode(disk, false);
             tree_change(disk, dir, DIR_LINK, name, "", at);
         }
@@ -99,7 +103,8 @@ static void disk_close(struct disk *base, struct file *file)
     free(file);
 }
 
-static enum err disk_pread(struct disk *base, struct file *file, uint64_t offset, void *to, size_t len, size_t *ret_len)
+static enum err disk_pread(struct disk *base, struct file *file, uint64_t offset, void *to,
+                           size_t len, size_t *ret_len)
 {
     struct sim_disk *disk = sim(base);
     enum err err = begin(disk, DISK_READ).err;
@@ -114,7 +119,8 @@ static enum err disk_pread(struct disk *base, struct file *file, uint64_t offset
     return ERR_OK;
 }
 
-static enum err disk_pwrite(struct disk *base, struct file *file, uint64_t offset, const void *from, size_t len)
+static enum err disk_pwrite(struct disk *base, struct file *file, uint64_t offset, const void *from,
+                            size_t len)
 {
     struct sim_disk *disk = sim(base);
     ASSERT(file->mode != OPEN_READ);
@@ -167,21 +173,23 @@ static struct sync_set sync_begin(const struct inode *file)
     for (uint64_t i = 0; i < all; i++) {
         if (file->pieces[i] == PIECE_CLEAN)
             continue;
-        memcpy(set.bytes + set.count * DISK_PIECE_BYTES, file->cached + i * DISK_PIECE_BYTES, DISK_PIECE_BYTES);
+        memcpy(set.bytes + set.count * DISK_PIECE_BYTES, file->cached + i * DISK_PIECE_BYTES,
+               DISK_PIECE_BYTES);
         set.pieces[set.count++] = i;
         file->pieces[i] = PIECE_SYNCING;
     }
     return set;
 }
 
-/* A piece that was written again meanwhile stays dirty. Where nothing was written (an I/O error), the pages count as clean
- * all the same: what later syncs see. */
+/* A piece that was written again meanwhile stays dirty. Where nothing was written (an I/O
+ * error), the pages count as clean all the same: what later syncs see. */
 static void sync_end(struct inode *file, struct sync_set *set, bool written)
 {
     for (uint64_t i = 0; i < set->count; i++) {
         uint64_t piece = set->pieces[i];
         if (written)
-            memcpy(file->durable + piece * DISK_PIECE_BYTES, set->bytes + i * DISK_PIECE_BYTES, DISK_PIECE_BYTES);
+            memcpy(file->durable + piece * DISK_PIECE_BYTES, set->bytes + i * DISK_PIECE_BYTES,
+                   DISK_PIECE_BYTES);
         if (file->pieces[piece] == PIECE_SYNCING)
             file->pieces[piece] = PIECE_CLEAN;
     }
@@ -263,7 +271,9 @@ static enum err disk_rename(struct disk *base, const char *from, const char *to)
     const char *name, *to_name;
     uint32_t at = tree_find(disk, from, &dir, &name);
     tree_find(disk, to, &to_dir, &to_name);
-    enum err err = verdict.err != ERR_OK ? verdict.err : at == NO_INODE || to_dir == NO_INODE ? ERR_NOTFOUND : ERR_OK;
+    enum err err = verdict.err != ERR_OK                  ? verdict.err
+                   : at == NO_INODE || to_dir == NO_INODE ? ERR_NOTFOUND
+                                                          : ERR_OK;
     if (at != NO_INODE && to_dir != NO_INODE && (err == ERR_OK || verdict.part >= 512)) {
         ASSERT(dir == to_dir); /* a rename across directories isn't simulated */
         tree_change(disk, dir, DIR_RENAME, name, to_name, at);
@@ -327,7 +337,8 @@ static enum err disk_sync_dir(struct disk *base, const char *path)
     return err;
 }
 
-static enum err disk_list(struct disk *base, const char *path, void (*each)(void *ctx, const char *name), void *ctx)
+static enum err disk_list(struct disk *base, const char *path,
+                          void (*each)(void *ctx, const char *name), void *ctx)
 {
     struct sim_disk *disk = sim(base);
     enum err err = begin(disk, DISK_LOOK).err;
@@ -344,7 +355,19 @@ static enum err disk_list(struct disk *base, const char *path, void (*each)(void
 }
 
 const struct disk_ops sim_disk_ops = {
-    .open = disk_open, .close = disk_close, .pread = disk_pread, .pwrite = disk_pwrite, .sync = disk_sync,
-    .allocate = disk_allocate, .size = disk_size, .truncate = disk_truncate, .map = disk_map, .unmap = disk_unmap,
-    .rename = disk_rename, .unlink = disk_unlink, .mkdir = disk_mkdir, .sync_dir = disk_sync_dir, .list = disk_list,
+    .open = disk_open,
+    .close = disk_close,
+    .pread = disk_pread,
+    .pwrite = disk_pwrite,
+    .sync = disk_sync,
+    .allocate = disk_allocate,
+    .size = disk_size,
+    .truncate = disk_truncate,
+    .map = disk_map,
+    .unmap = disk_unmap,
+    .rename = disk_rename,
+    .unlink = disk_unlink,
+    .mkdir = disk_mkdir,
+    .sync_dir = disk_sync_dir,
+    .list = disk_list,
 };

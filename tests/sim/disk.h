@@ -1,12 +1,18 @@
-/* The simulated disk: a directory tree in memory that tells what is durable from what is only written.
+/* The simulated disk: a directory tree in memory that tells what is durable from what is only
+ * written.
  *
- * - File contents: writes land in the page cache; sync makes the pieces (512 bytes) written before its call durable.
- *   A power cut keeps an arbitrary subset of the other pieces, one of them torn; the end of the process alone keeps all.
- * - A sync that fails drops the pieces it should have written: they stay readable, and no later sync writes them.
- * - Directories: creations, renames and unlinks are durable after sync_dir; a power cut keeps some of the others.
+ * - File contents: writes land in the page cache; sync makes the pieces (512 bytes) written
+ *   before its call durable.
+ *   A power cut keeps an arbitrary subset of the other pieces, one of them torn; the end of the
+ *   process alone keeps all.
+ * - A sync that fails drops the pieces it should have written: they stay readable, and no later
+ *   sync writes them.
+ * - Directories: creations, renames and unlinks are durable after sync_dir; a power cut keeps
+ *   some of the others.
  * - Room: blocks of 4 KiB are taken by allocate and by writes to where none are; then ERR_FULL.
  *
- * The owner of the disk decides before each operation whether it fails, and lets virtual time pass, by a hook. */
+ * The owner of the disk decides before each operation whether it fails, and lets virtual time
+ * pass, by a hook. */
 #pragma once
 
 #include "bucketd/core/env.h"
@@ -18,8 +24,18 @@
 #define DISK_NAME_MAX    40u
 
 enum disk_op {
-    DISK_OPEN, DISK_CREATE, DISK_READ, DISK_WRITE, DISK_SYNC, DISK_ALLOCATE, DISK_TRUNCATE, DISK_LOOK /* size, map, list */,
-    DISK_RENAME, DISK_UNLINK, DISK_MKDIR, DISK_SYNC_DIR,
+    DISK_OPEN,
+    DISK_CREATE,
+    DISK_READ,
+    DISK_WRITE,
+    DISK_SYNC,
+    DISK_ALLOCATE,
+    DISK_TRUNCATE,
+    DISK_LOOK /* size, map, list */,
+    DISK_RENAME,
+    DISK_UNLINK,
+    DISK_MKDIR,
+    DISK_SYNC_DIR,
     DISK_OP_COUNT
 };
 extern const char *const disk_op_names[DISK_OP_COUNT];
@@ -45,8 +61,8 @@ void sim_disk_free(struct sim_disk *disk);
 /* The interface that the core sees. */
 struct disk *sim_disk_interface(struct sim_disk *disk);
 
-/* The power goes: of the pieces that aren't durable, each survives with the chance `keep` (in a million); 0 = nothing
- * but what is durable. All handles must be closed. */
+/* The power goes: of the pieces that aren't durable, each survives with the chance `keep` (in a
+ * million); 0 = nothing but what is durable. All handles must be closed. */
 void sim_disk_power_cut(struct sim_disk *disk, struct prng *prng, uint64_t keep);
 /* Room in bytes; what is taken already stays. */
 void sim_disk_set_capacity(struct sim_disk *disk, uint64_t bytes);
@@ -54,14 +70,16 @@ uint64_t sim_disk_used(const struct sim_disk *disk);
 /* Open files and mapped views. */
 unsigned sim_disk_handles(const struct sim_disk *disk);
 
-/* Damage, behind the back of the process. Calls each(ctx, path, size) for every file, in order of their paths. */
-void sim_disk_each_file(struct sim_disk *disk, void (*each)(void *ctx, const char *path, uint64_t size), void *ctx);
+/* Damage, behind the back of the process. Calls each(ctx, path, size) for every file, in order
+ * of their paths. */
+void sim_disk_each_file(struct sim_disk *disk,
+                        void (*each)(void *ctx, const char *path, uint64_t size), void *ctx);
 /* A view of a file's content as it reads now. ptr NULL: no such file. */
 struct span sim_disk_peek(struct sim_disk *disk, const char *path);
 void sim_disk_flip(struct sim_disk *disk, const char *path, uint64_t offset, uint8_t mask);
 void sim_disk_cut_file(struct sim_disk *disk, const char *path, uint64_t size);
 void sim_disk_remove(struct sim_disk *disk, const char *path);
 
-/* A planted bug of this disk, to prove that the checker sees it: syncs that do nothing, and a power cut that takes
- * durable pieces too. */
+/* A planted bug of this disk, to prove that the checker sees it: syncs that do nothing, and a
+ * power cut that takes durable pieces too. */
 void sim_disk_plant(struct sim_disk *disk, bool sync_lies, bool cut_takes_durable);

@@ -30,7 +30,8 @@ struct dir_op {
 struct inode {
     bool used, is_dir;
     unsigned handles;
-    /* A file: what reads see, what is durable (equal length of memory), a state for each piece, whether a block exists. */
+    /* A file: what reads see, what is durable (equal length of memory), a state for each piece,
+     * whether a block exists. */
     uint8_t *cached, *durable, *pieces, *blocks;
     uint64_t size, durable_size, cap;
     unsigned block_count;
@@ -53,18 +54,21 @@ struct sim_disk {
 
 extern const struct disk_ops sim_disk_ops;
 
-/* The inode of a path; NO_INODE. ret_dir and ret_name (may be NULL): its directory, which must exist, and last name. */
-uint32_t tree_find(struct sim_disk *disk, const char *path, uint32_t *ret_dir, const char **ret_name);
+/* The inode of a path; NO_INODE. ret_dir and ret_name (may be NULL): its directory, which must
+ * exist, and last name. */
+uint32_t tree_find(struct sim_disk *disk, const char *path, uint32_t *ret_dir,
+                   const char **ret_name);
 uint32_t tree_new_inode(struct sim_disk *disk, bool is_dir);
 struct dir_entry *dir_find(const struct dir_list *list, const char *name);
 /* Changes a directory as it is, and remembers the change until the next sync_dir. */
-void tree_change(struct sim_disk *disk, uint32_t dir, enum dir_change change, const char *name, const char *to,
-                 uint32_t inode);
+void tree_change(struct sim_disk *disk, uint32_t dir, enum dir_change change, const char *name,
+                 const char *to, uint32_t inode);
 void tree_sync_dir(struct inode *dir);
 /* Room in memory for `size` bytes. */
 void file_reserve(struct inode *file, uint64_t size);
 void file_mark(struct inode *file, uint64_t offset, uint64_t len, uint8_t state);
 void file_set_size(struct sim_disk *disk, struct inode *file, uint64_t size);
-/* Takes the blocks of [offset, offset + len): how many bytes of it have blocks (len unless the disk is full). */
+/* Takes the blocks of [offset, offset + len): how many bytes of it have blocks (len unless the
+ * disk is full). */
 uint64_t file_take_blocks(struct sim_disk *disk, struct inode *file, uint64_t offset, uint64_t len);
 void file_release(struct inode *file);

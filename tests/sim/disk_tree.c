@@ -1,4 +1,5 @@
-/* The simulated disk's inodes: file contents by pieces, directories with their unsynced changes, power cuts, damage. */
+/* The simulated disk's inodes: file contents by pieces, directories with their unsynced changes,
+ * power cuts, damage. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -118,7 +119,8 @@ void sim_disk_plant(struct sim_disk *disk, bool sync_lies, bool cut_takes_durabl
 
 /* --- damage --- */
 
-void sim_disk_each_file(struct sim_disk *disk, void (*each)(void *ctx, const char *path, uint64_t size), void *ctx)
+void sim_disk_each_file(struct sim_disk *disk,
+                        void (*each)(void *ctx, const char *path, uint64_t size), void *ctx)
 {
     char path[256] = "";
     walk(disk, 0, path, 0, each, ctx);
@@ -130,7 +132,8 @@ static void walk(struct sim_disk *disk, uint32_t dir, char *path, size_t len,
     const struct dir_list *list = &disk->inodes[dir].now;
     for (unsigned i = 0; i < list->count; i++) {
         const struct inode *inode = &disk->inodes[list->entries[i].inode];
-        int more = snprintf(path + len, 256 - len, "%s%s", len > 0 ? "/" : "", list->entries[i].name);
+        int more =
+            snprintf(path + len, 256 - len, "%s%s", len > 0 ? "/" : "", list->entries[i].name);
         ASSERT(more > 0 && len + (size_t)more < 256);
         if (inode->is_dir)
             walk(disk, list->entries[i].inode, path, len + (size_t)more, each, ctx);
@@ -212,7 +215,8 @@ static void cut_file(struct sim_disk *disk, struct inode *file, struct prng *prn
         if (prng_below(prng, ++dirty) == 0)
             torn = i;
         if (prng_chance(prng, keep))
-            memcpy(file->durable + i * DISK_PIECE_BYTES, file->cached + i * DISK_PIECE_BYTES, DISK_PIECE_BYTES);
+            memcpy(file->durable + i * DISK_PIECE_BYTES, file->cached + i * DISK_PIECE_BYTES,
+                   DISK_PIECE_BYTES);
     }
     if (torn != UINT64_MAX && keep > 0 && prng_chance(prng, 300000))
         memcpy(file->durable + torn * DISK_PIECE_BYTES, file->cached + torn * DISK_PIECE_BYTES,
@@ -259,7 +263,8 @@ static void collect(struct sim_disk *disk)
 
 /* --- directories --- */
 
-uint32_t tree_find(struct sim_disk *disk, const char *path, uint32_t *ret_dir, const char **ret_name)
+uint32_t tree_find(struct sim_disk *disk, const char *path, uint32_t *ret_dir,
+                   const char **ret_name)
 {
     uint32_t at = 0;
     if (ret_dir != NULL)
@@ -298,8 +303,8 @@ uint32_t tree_new_inode(struct sim_disk *disk, bool is_dir)
     return disk->inode_count++;
 }
 
-void tree_change(struct sim_disk *disk, uint32_t dir, enum dir_change change, const char *name, const char *to,
-                 uint32_t inode)
+void tree_change(struct sim_disk *disk, uint32_t dir, enum dir_change change, const char *name,
+                 const char *to, uint32_t inode)
 {
     struct inode *parent = &disk->inodes[dir];
     struct dir_op op = {.change = change, .inode = inode};
@@ -417,7 +422,8 @@ void file_set_size(struct sim_disk *disk, struct inode *file, uint64_t size)
     if (size < file->size) {
         memset(file->cached + size, 0, file->size - size);
         file_mark(file, size, file->size - size, PIECE_DIRTY);
-        for (uint64_t i = align_up(size, DISK_BLOCK_BYTES) / DISK_BLOCK_BYTES; i < file->cap / DISK_BLOCK_BYTES; i++) {
+        for (uint64_t i = align_up(size, DISK_BLOCK_BYTES) / DISK_BLOCK_BYTES;
+             i < file->cap / DISK_BLOCK_BYTES; i++) {
             disk->used_blocks -= file->blocks[i];
             file->block_count -= file->blocks[i];
             file->blocks[i] = 0;

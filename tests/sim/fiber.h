@@ -1,5 +1,6 @@
-/* Fibers: a job's blocking work runs on a stack of its own and gives way at each disk operation, so that the
- * operations of several jobs interleave and crashes fall between any two of them, all in one thread. */
+/* Fibers: a job's blocking work runs on a stack of its own and gives way at each disk operation,
+ * so that the operations of several jobs interleave and crashes fall between any two of them,
+ * all in one thread. */
 #pragma once
 
 #include <stdbool.h>

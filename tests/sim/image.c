@@ -22,7 +22,8 @@ struct image {
 };
 
 static void scan(struct image *image, uint32_t partition);
-static uint64_t see_events(struct image *image, const struct msg_events_reply *reply, uint64_t from);
+static uint64_t see_events(struct image *image, const struct msg_events_reply *reply,
+                           uint64_t from);
 static bool ask(struct image *image, struct msg *msg, enum msg_tag expected, struct buf *answer);
 
 static struct image *image_of(struct env *env)
@@ -69,19 +70,26 @@ static void image_log(void *ctx, enum log_level level, const char *line)
 }
 
 static const struct env_ops image_ops = {
-    .now_ns = image_now, .random = image_random, .submit = image_submit, .outbox = image_outbox, .fatal = image_fatal,
+    .now_ns = image_now,
+    .random = image_random,
+    .submit = image_submit,
+    .outbox = image_outbox,
+    .fatal = image_fatal,
 };
 
 enum err image_read(struct sim_disk *disk, const struct bucket_config *config, uint64_t seed,
                     const struct image_reader *reader)
 {
-    struct image image = {.prng = {.state = seed}, .reader = reader, .log = {.level = LOG_ERROR, .sink = image_log}};
-    image.env = (struct env){.ops = &image_ops, .disk = sim_disk_interface(disk), .log = &image.log};
+    struct image image = {
+        .prng = {.state = seed}, .reader = reader, .log = {.level = LOG_ERROR, .sink = image_log}};
+    image.env =
+        (struct env){.ops = &image_ops, .disk = sim_disk_interface(disk), .log = &image.log};
     image.bucket = bucket_new(config, &image.env);
     enum err err = bucket_open(image.bucket);
     if (err == ERR_OK && !image.dead) {
         bucket_turn(image.bucket);
-        for (uint32_t p = config->bucket; p < config->partition_count && !image.dead; p += config->bucket_count)
+        for (uint32_t p = config->bucket; p < config->partition_count && !image.dead;
+             p += config->bucket_count)
             scan(&image, p);
     }
     bucket_free(image.bucket);
@@ -148,7 +156,8 @@ static uint64_t see_events(struct image *image, const struct msg_events_reply *r
     return count;
 }
 
-/* Sends *msg and runs jobs until the answer is there: it is put into *msg and points into *answer. */
+/* Sends *msg and runs jobs until the answer is there: it is put into *msg and points into *answer.
+ */
 static bool ask(struct image *image, struct msg *msg, enum msg_tag expected, struct buf *answer)
 {
     image->outbox.len = 0;

@@ -1,5 +1,6 @@
-/* Reads the whole content of a disk image through the core: recovery, then every partition from its first event to its last.
- * A process of its own without faults or latency, whose jobs run at once. */
+/* Reads the whole content of a disk image through the core: recovery, then every partition from
+ * its first event to its last. A process of its own without faults or latency, whose jobs run at
+ * once. */
 #pragma once
 
 #include "bucketd/core/bucket.h"

@@ -25,7 +25,8 @@ struct arguments {
     enum planted_bug plant;
 };
 
-/* What the handler of a fatal signal prints; the core ends the process where its invariants are broken. */
+/* What the handler of a fatal signal prints; the core ends the process where its invariants are
+ * broken. */
 static volatile uint64_t seed_at_hand;
 
 static struct arguments parse(int argc, char **argv);
@@ -51,7 +52,8 @@ int main(int argc, char **argv)
     for (uint64_t seed = args.first; seed < args.first + args.count; seed++)
         failed += !run_seed(&args, seed, &sum);
     clock_gettime(CLOCK_MONOTONIC, &end);
-    double seconds = (double)(end.tv_sec - begin.tv_sec) + (double)(end.tv_nsec - begin.tv_nsec) / 1e9;
+    double seconds =
+        (double)(end.tv_sec - begin.tv_sec) + (double)(end.tv_nsec - begin.tv_nsec) / 1e9;
     print_totals(&sum, seconds, args.count);
     printf("%" PRIu64 " passed, %" PRIu64 " failed\n", args.count - failed, failed);
     return failed == 0 ? 0 : 1;
@@ -59,7 +61,9 @@ int main(int argc, char **argv)
 
 static void usage(void)
 {
-    fprintf(stderr, "usage: sim [--seed N] [--seeds N] [--trace] [--check-determinism] [--plant 1..%d] [--self-test]\n",
+    fprintf(stderr,
+            "usage: sim [--seed N] [--seeds N] [--trace] [--check-determinism] [--plant 1..%d] "
+            "[--self-test]\n",
             PLANT_COUNT - 1);
     exit(2);
 }
@@ -99,7 +103,8 @@ static bool run_seed(const struct arguments *args, uint64_t seed, struct world_t
         ok = world_run(&options, &again, failure);
         if (ok && (totals.hash != again.hash || totals.steps != again.steps)) {
             ok = false;
-            snprintf(failure, sizeof failure, "not the same run twice: hash %016" PRIx64 " and %016" PRIx64, totals.hash,
+            snprintf(failure, sizeof failure,
+                     "not the same run twice: hash %016" PRIx64 " and %016" PRIx64, totals.hash,
                      again.hash);
         }
     }
@@ -113,7 +118,8 @@ static bool run_seed(const struct arguments *args, uint64_t seed, struct world_t
         struct prng draws = prng_fork(&prng);
         swarm_draw(&swarm, &draws);
         swarm_print(&swarm, &text);
-        printf("seed %" PRIu64 " FAILED at %s\n%.*s", seed, failure, (int)text.len, (const char *)text.ptr);
+        printf("seed %" PRIu64 " FAILED at %s\n%.*s", seed, failure, (int)text.len,
+               (const char *)text.ptr);
         buf_release(&text);
     }
     return ok;
@@ -144,17 +150,20 @@ static void add_totals(struct world_totals *sum, const struct world_totals *tota
 static void print_totals(const struct world_totals *sum, double seconds, uint64_t seeds)
 {
     const struct node_counters *node = &sum->node;
-    printf("seeds=%" PRIu64 " seconds=%.1f virtual_s=%" PRIu64 " starts=%" PRIu64 " power_cuts=%" PRIu64 " kills=%" PRIu64
-           " stops=%" PRIu64 " in_recovery=%" PRIu64 " fatals=%" PRIu64 " io_errors=%" PRIu64 " disk_ops=%" PRIu64 "\n",
-           seeds, seconds, sum->virtual_ns / SECOND, node->starts, node->power_cuts, node->kills, node->stops,
-           node->recovery_deaths, node->fatals, node->io_errors, node->disk_ops);
-    printf("txs=%" PRIu64 " acked_txs=%" PRIu64 " acked_events=%" PRIu64 " refusals=%" PRIu64 " reads=%" PRIu64
-           " tails=%" PRIu64 " images=%" PRIu64 " rotten_seeds=%" PRIu64 " steps=%" PRIu64 "\n",
-           sum->txs, sum->acked_txs, sum->acked_events, sum->refusals, sum->reads, sum->tails, sum->images,
-           sum->damaged_seeds, sum->steps);
+    printf("seeds=%" PRIu64 " seconds=%.1f virtual_s=%" PRIu64 " starts=%" PRIu64
+           " power_cuts=%" PRIu64 " kills=%" PRIu64 " stops=%" PRIu64 " in_recovery=%" PRIu64
+           " fatals=%" PRIu64 " io_errors=%" PRIu64 " disk_ops=%" PRIu64 "\n",
+           seeds, seconds, sum->virtual_ns / SECOND, node->starts, node->power_cuts, node->kills,
+           node->stops, node->recovery_deaths, node->fatals, node->io_errors, node->disk_ops);
+    printf("txs=%" PRIu64 " acked_txs=%" PRIu64 " acked_events=%" PRIu64 " refusals=%" PRIu64
+           " reads=%" PRIu64 " tails=%" PRIu64 " images=%" PRIu64 " rotten_seeds=%" PRIu64
+           " steps=%" PRIu64 "\n",
+           sum->txs, sum->acked_txs, sum->acked_events, sum->refusals, sum->reads, sum->tails,
+           sum->images, sum->damaged_seeds, sum->steps);
 }
 
-/* Each planted bug must be found within a bounded number of seeds, or the checker proves nothing. */
+/* Each planted bug must be found within a bounded number of seeds, or the checker proves nothing.
+ */
 static int self_test(void)
 {
     int passed = 0, failed = 0;
@@ -168,8 +177,8 @@ static int self_test(void)
             struct world_options options = {.seed = seed, .plant = (enum planted_bug)plant};
             found = !world_run(&options, &totals, failure);
         }
-        printf("planted: %s: %s after %" PRIu64 " seeds%s%s\n", planted_bug_names[plant], found ? "found" : "NOT FOUND",
-               seed - 1, found ? ": " : "", found ? failure : "");
+        printf("planted: %s: %s after %" PRIu64 " seeds%s%s\n", planted_bug_names[plant],
+               found ? "found" : "NOT FOUND", seed - 1, found ? ": " : "", found ? failure : "");
         passed += found;
         failed += !found;
     }
@@ -181,8 +190,8 @@ static void on_fatal_signal(int number)
 {
     char text[96];
     const char *what = number == SIGALRM ? "takes too long" : "ended the process";
-    int len = snprintf(text, sizeof text, "seed %" PRIu64 " FAILED: it %s (signal %d)\n", (uint64_t)seed_at_hand, what,
-                       number);
+    int len = snprintf(text, sizeof text, "seed %" PRIu64 " FAILED: it %s (signal %d)\n",
+                       (uint64_t)seed_at_hand, what, number);
     if (write(STDOUT_FILENO, text, (size_t)len) < 0)
         _exit(3);
     signal(number, SIG_DFL);

@@ -33,11 +33,13 @@ void model_release(struct model *model)
     free(model->claims);
 }
 
-void model_add_stream(struct model *model, uint32_t partition, const struct uuid *key, const char *name)
+void model_add_stream(struct model *model, uint32_t partition, const struct uuid *key,
+                      const char *name)
 {
     ASSERT(model->stream_count < MODEL_STREAMS_MAX);
     struct model_stream *stream = &model->streams[model->stream_count];
-    *stream = (struct model_stream){.partition = partition, .key = *key, .slot = model->stream_count};
+    *stream =
+        (struct model_stream){.partition = partition, .key = *key, .slot = model->stream_count};
     stream->name_len = (uint8_t)strlen(name);
     snprintf(stream->name, sizeof stream->name, "%s", name);
     for (uint32_t i = 0; i < model->stream_count; i++) {
@@ -91,13 +93,15 @@ struct span tx_bytes(const struct tx *tx, uint32_t at, uint32_t len)
 
 /* --- what is stored --- */
 
-bool model_match(struct model *model, const struct rec_stored_event *event, struct tx **ret_tx, uint32_t *ret_event)
+bool model_match(struct model *model, const struct rec_stored_event *event, struct tx **ret_tx,
+                 uint32_t *ret_event)
 {
     uint32_t index = load_u32(event->event_id.bytes + 12);
     uint32_t i = event->event_id.bytes[10] & 0x3f;
     struct tx *tx = index < model->tx_count ? model->txs[index] : NULL;
     if (tx == NULL || i >= tx->count || !uuid_equal(&tx->events[i].id, &event->event_id)) {
-        trace_fail(model->trace, "p%lu seq %lu: an event that nobody sent", event->partition, event->sequence);
+        trace_fail(model->trace, "p%lu seq %lu: an event that nobody sent", event->partition,
+                   event->sequence);
         return false;
     }
     const struct tx_event *sent = &tx->events[i];
@@ -120,8 +124,8 @@ bool model_match(struct model *model, const struct rec_stored_event *event, stru
     else if (!span_equal(event->payload, tx_bytes(tx, sent->payload_at, sent->payload_len)))
         wrong = "payload";
     if (wrong != NULL) {
-        trace_fail(model->trace, "tx %u event %u, p%lu seq %lu: its %s isn't what was sent", index, i, event->partition,
-                   event->sequence, wrong);
+        trace_fail(model->trace, "tx %u event %u, p%lu seq %lu: its %s isn't what was sent", index,
+                   i, event->partition, event->sequence, wrong);
         return false;
     }
     *ret_tx = tx;
@@ -142,8 +146,8 @@ void model_see(struct model *model, const struct rec_stored_event *event)
     if (tx->events[i].version == NO_VERSION)
         tx->events[i].version = event->version;
     if (tx->events[i].version != event->version)
-        trace_fail(model->trace, "tx %u event %u has version %lu here, %lu elsewhere", tx->index, i, event->version,
-                   tx->events[i].version);
+        trace_fail(model->trace, "tx %u event %u has version %lu here, %lu elsewhere", tx->index, i,
+                   event->version, tx->events[i].version);
     model_place(model, tx, event->sequence - i);
 }
 
@@ -152,13 +156,13 @@ void model_place(struct model *model, struct tx *tx, uint64_t first_seq)
     struct partition_log *log = &model->partitions[tx->partition];
     if (tx->placed) {
         if (tx->first_seq != first_seq)
-            trace_fail(model->trace, "tx %u is at p%u seq %lu and at %lu", tx->index, tx->partition, tx->first_seq,
-                       first_seq);
+            trace_fail(model->trace, "tx %u is at p%u seq %lu and at %lu", tx->index, tx->partition,
+                       tx->first_seq, first_seq);
         return;
     }
     if (!tx->possible) {
-        trace_fail(model->trace, "tx %u is stored at p%u seq %lu, but %s", tx->index, tx->partition, first_seq,
-                   tx->refused ? "was refused" : "never reached the bucket");
+        trace_fail(model->trace, "tx %u is stored at p%u seq %lu, but %s", tx->index, tx->partition,
+                   first_seq, tx->refused ? "was refused" : "never reached the bucket");
         return;
     }
     uint64_t end = first_seq + tx->count;
@@ -176,8 +180,8 @@ void model_place(struct model *model, struct tx *tx, uint64_t first_seq)
     for (uint32_t i = 0; i < tx->count; i++) {
         struct slot *slot = &log->slots[first_seq + i];
         if (slot->tx != NO_TX) {
-            trace_fail(model->trace, "tx %u and tx %u are both at p%u seq %lu", tx->index, slot->tx, tx->partition,
-                       first_seq + i);
+            trace_fail(model->trace, "tx %u and tx %u are both at p%u seq %lu", tx->index, slot->tx,
+                       tx->partition, first_seq + i);
             return;
         }
         *slot = (struct slot){.tx = tx->index, .event = i};
@@ -194,11 +198,13 @@ void model_advance(struct model *model, uint32_t partition)
     while (log->known < log->count && log->slots[log->known].tx != NO_TX && !model->trace->failed) {
         struct slot slot = log->slots[log->known];
         struct tx *tx = model->txs[slot.tx];
-        /* The bucket takes requests one after the other: what arrived wholly later can't come before. */
+        /* The bucket takes requests one after the other: what arrived wholly later can't come
+         * before. */
         if (slot.event == 0) {
             if (tx->last_arrival < log->latest_first_arrival)
-                trace_fail(model->trace, "p%u: tx %u at seq %lu comes behind one that arrived later", partition, tx->index,
-                           log->known);
+                trace_fail(model->trace,
+                           "p%u: tx %u at seq %lu comes behind one that arrived later", partition,
+                           tx->index, log->known);
             log->latest_first_arrival = max_u64(log->latest_first_arrival, tx->first_arrival);
         }
         apply_event(model, tx, slot.event, log->known);
@@ -214,12 +220,14 @@ static void apply_event(struct model *model, struct tx *tx, uint32_t i, uint64_t
     if (version == 0)
         stream->owner = event->stream;
     else if (!uuid_equal(&model->streams[stream->owner].key, &tx->key))
-        trace_fail(model->trace, "tx %u event %u was stored in a stream that belongs to another key", tx->index, i);
+        trace_fail(model->trace,
+                   "tx %u event %u was stored in a stream that belongs to another key", tx->index,
+                   i);
     if (event->version == NO_VERSION)
         event->version = version;
     if (event->version != version)
-        trace_fail(model->trace, "tx %u event %u, p%u seq %lu: version %lu was told, it is %lu", tx->index, i, tx->partition,
-                   sequence, event->version, version);
+        trace_fail(model->trace, "tx %u event %u, p%u seq %lu: version %lu was told, it is %lu",
+                   tx->index, i, tx->partition, sequence, event->version, version);
     bool held = true;
     switch (event->expect) {
     case EXPECT_ANY:
@@ -235,7 +243,8 @@ static void apply_event(struct model *model, struct tx *tx, uint32_t i, uint64_t
         break;
     }
     if (!held)
-        trace_fail(model->trace, "tx %u event %u was stored as version %lu against its expectation", tx->index, i, version);
+        trace_fail(model->trace, "tx %u event %u was stored as version %lu against its expectation",
+                   tx->index, i, version);
     if (stream->count == stream->cap) {
         stream->cap = stream->cap == 0 ? 64 : stream->cap * 2;
         stream->sequences = realloc(stream->sequences, stream->cap * sizeof *stream->sequences);
@@ -260,7 +269,8 @@ static uint64_t slot_count_below(const struct stream_log *stream, uint64_t water
 uint64_t model_stream_count(const struct model *model, uint32_t stream, uint64_t watermark)
 {
     const struct stream_log *slot = &model->slots[model->streams[stream].slot];
-    if (slot->count == 0 || !uuid_equal(&model->streams[slot->owner].key, &model->streams[stream].key))
+    if (slot->count == 0 ||
+        !uuid_equal(&model->streams[slot->owner].key, &model->streams[stream].key))
         return 0;
     return slot_count_below(slot, watermark);
 }
@@ -272,7 +282,8 @@ uint64_t model_stream_known(const struct model *model, uint32_t stream)
 
 /* --- refusals --- */
 
-void model_claim(struct model *model, const struct tx *tx, enum err err, uint64_t arrival, struct span text)
+void model_claim(struct model *model, const struct tx *tx, enum err err, uint64_t arrival,
+                 struct span text)
 {
     if (model->claim_count == model->claim_cap) {
         model->claim_cap = model->claim_cap == 0 ? 16 : model->claim_cap * 2;
@@ -301,8 +312,10 @@ void model_judge_claims(struct model *model)
             held = claim_true_at(model, claim, k);
         }
         if (!held)
-            trace_fail(model->trace, "tx %u was refused, and nothing between p%u seq %lu and %lu makes it true: %s %s",
-                       claim->tx, refused->partition, k, high, err_name(claim->err), claim->text);
+            trace_fail(
+                model->trace,
+                "tx %u was refused, and nothing between p%u seq %lu and %lu makes it true: %s %s",
+                claim->tx, refused->partition, k, high, err_name(claim->err), claim->text);
     }
     model->claim_count = 0;
 }
@@ -315,12 +328,14 @@ static const char *version_text(char text[static 24], uint64_t version)
     return text;
 }
 
-/* Whether the refusal, to the letter, is what a bucket whose partition holds k events must answer. */
+/* Whether the refusal, to the letter, is what a bucket whose partition holds k events must answer.
+ */
 static bool claim_true_at(const struct model *model, const struct claim *claim, uint64_t k)
 {
     const struct tx *tx = model->txs[claim->tx];
     if (claim->err == ERR_EXISTS)
-        return tx->copy_of != NO_TX && model->txs[tx->copy_of]->placed && model->txs[tx->copy_of]->first_seq < k;
+        return tx->copy_of != NO_TX && model->txs[tx->copy_of]->placed &&
+               model->txs[tx->copy_of]->first_seq < k;
     char key[UUID_TEXT_LEN + 1] = {0}, owner_key[UUID_TEXT_LEN + 1] = {0}, text[400], a[24], b[24];
     uuid_format(&tx->key, key);
     for (uint32_t i = 0; i < tx->count; i++) {
@@ -332,21 +347,26 @@ static bool claim_true_at(const struct model *model, const struct claim *claim, 
             count += model->streams[tx->events[j].stream].slot == stream->slot;
         if (stored > 0 && !uuid_equal(&model->streams[slot->owner].key, &tx->key)) {
             uuid_format(&model->streams[slot->owner].key, owner_key);
-            snprintf(text, sizeof text,
-                     "partition key must be the same for all events in a stream: expected %s, got %s", owner_key, key);
+            snprintf(
+                text, sizeof text,
+                "partition key must be the same for all events in a stream: expected %s, got %s",
+                owner_key, key);
             return claim->err == ERR_INVALID && strcmp(text, claim->text) == 0;
         }
-        bool held = event->expect == EXPECT_ANY || (event->expect == EXPECT_EMPTY && count == 0) ||
-                    (event->expect == EXPECT_EXISTS && count > 0) ||
-                    (event->expect == EXPECT_VERSION && count > 0 && count - 1 == event->expect_version);
+        bool held =
+            event->expect == EXPECT_ANY || (event->expect == EXPECT_EMPTY && count == 0) ||
+            (event->expect == EXPECT_EXISTS && count > 0) ||
+            (event->expect == EXPECT_VERSION && count > 0 && count - 1 == event->expect_version);
         if (held)
             continue;
-        const char *expected = event->expect == EXPECT_EMPTY    ? "empty"
-                               : event->expect == EXPECT_EXISTS ? "exists"
-                                                                : version_text(a, event->expect_version);
-        snprintf(text, sizeof text,
-                 "current stream version is %s but expected %s for partition key %s and stream id %s",
-                 version_text(b, count == 0 ? NO_VERSION : count - 1), expected, key, stream->name);
+        const char *expected = event->expect == EXPECT_EMPTY ? "empty"
+                               : event->expect == EXPECT_EXISTS
+                                   ? "exists"
+                                   : version_text(a, event->expect_version);
+        snprintf(
+            text, sizeof text,
+            "current stream version is %s but expected %s for partition key %s and stream id %s",
+            version_text(b, count == 0 ? NO_VERSION : count - 1), expected, key, stream->name);
         return claim->err == ERR_WRONGVER && strcmp(text, claim->text) == 0;
     }
     return false;

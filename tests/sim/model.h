@@ -1,5 +1,6 @@
-/* What the store should hold: every transaction that was ever sent, and for each partition the log as far as it has shown
- * itself by answers. A position in the log that was seen once is binding for ever. */
+/* What the store should hold: every transaction that was ever sent, and for each partition the
+ * log as far as it has shown itself by answers. A position in the log that was seen once is
+ * binding for ever. */
 #pragma once
 
 #include "common/buf.h"
@@ -12,8 +13,8 @@
 #define NO_VERSION UINT64_MAX
 #define NO_TX UINT32_MAX
 
-/* What clients use as a stream: a name under a key. Two of them may share a name in one partition: then the first
- * that is stored owns it, and the other must be refused. */
+/* What clients use as a stream: a name under a key. Two of them may share a name in one
+ * partition: then the first that is stored owns it, and the other must be refused. */
 struct model_stream {
     uint32_t partition;
     struct uuid key;
@@ -34,7 +35,8 @@ struct tx_event {
     uint32_t stream;        /* model_stream */
     enum expect expect;
     uint64_t expect_version, timestamp_ms;
-    uint32_t name_at, name_len, metadata_at, metadata_len, payload_at, payload_len; /* in tx->bytes */
+    /* in tx->bytes */
+    uint32_t name_at, name_len, metadata_at, metadata_len, payload_at, payload_len;
     uint64_t version;       /* NO_VERSION until an answer or the log has told it */
 };
 
@@ -44,7 +46,8 @@ struct tx {
     struct uuid key, id;
     struct tx_event *events;
     struct buf bytes;
-    uint32_t copy_of;       /* NO_TX, or: it has ids of that stored one with other content, and must be refused */
+    /* NO_TX, or: it has ids of that stored one with other content, and must be refused */
+    uint32_t copy_of;
     bool invalid;           /* must be refused whatever is stored */
     bool possible;          /* was delivered, and no answer says that it isn't stored */
     bool refused;           /* finally */
@@ -91,17 +94,21 @@ struct model {
 
 void model_init(struct model *model, struct trace *trace, uint32_t partition_count);
 void model_release(struct model *model);
-void model_add_stream(struct model *model, uint32_t partition, const struct uuid *key, const char *name);
+void model_add_stream(struct model *model, uint32_t partition, const struct uuid *key,
+                      const char *name);
 
-/* A new transaction of `count` events to be filled in by the caller; ids must come from model_event_id. */
+/* A new transaction of `count` events to be filled in by the caller; ids must come from
+ * model_event_id. */
 struct tx *model_add_tx(struct model *model, uint32_t stream, uint32_t count);
-/* An id that names its event. `random`: what is left of it; bytes 0..7 (time and version for a generated id). */
+/* An id that names its event. `random`: what is left of it; bytes 0..7 (time and version for a
+ * generated id). */
 struct uuid model_event_id(const struct tx *tx, uint32_t event, const uint8_t head[static 8]);
 struct span tx_bytes(const struct tx *tx, uint32_t at, uint32_t len);
 
-/* The transaction and event that this stored event is, its content compared whole. False: it is none; a failure was
- * noted. */
-bool model_match(struct model *model, const struct rec_stored_event *event, struct tx **ret_tx, uint32_t *ret_event);
+/* The transaction and event that this stored event is, its content compared whole. False: it is
+ * none; a failure was noted. */
+bool model_match(struct model *model, const struct rec_stored_event *event, struct tx **ret_tx,
+                 uint32_t *ret_event);
 /* An answer showed this event: its whole transaction has its place. */
 void model_see(struct model *model, const struct rec_stored_event *event);
 void model_place(struct model *model, struct tx *tx, uint64_t first_seq);
@@ -113,6 +120,8 @@ uint64_t model_stream_count(const struct model *model, uint32_t stream, uint64_t
 /* Its events known so far. */
 uint64_t model_stream_known(const struct model *model, uint32_t stream);
 
-void model_claim(struct model *model, const struct tx *tx, enum err err, uint64_t arrival, struct span text);
-/* Judges all claims by the log as it is known now: each must have been true at a point where it can have been looked at. */
+void model_claim(struct model *model, const struct tx *tx, enum err err, uint64_t arrival,
+                 struct span text);
+/* Judges all claims by the log as it is known now: each must have been true at a point where it
+ * can have been looked at. */
 void model_judge_claims(struct model *model);

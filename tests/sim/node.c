@@ -32,7 +32,11 @@ static void env_fatal(struct env *env, enum err err, const char *what);
 static void log_line(void *ctx, enum log_level level, const char *line);
 
 static const struct env_ops env_ops = {
-    .now_ns = env_now, .random = env_random, .submit = env_submit, .outbox = env_outbox, .fatal = env_fatal,
+    .now_ns = env_now,
+    .random = env_random,
+    .submit = env_submit,
+    .outbox = env_outbox,
+    .fatal = env_fatal,
 };
 
 static struct node *node_of(struct env *env)
@@ -43,14 +47,19 @@ static struct node *node_of(struct env *env)
 void node_init(struct node *node, struct sched *sched, struct trace *trace, struct prng *seed,
                const struct bucket_config *config, const struct node_callbacks *callbacks)
 {
-    *node = (struct node){
-        .sched = sched, .trace = trace, .config = *config, .callbacks = *callbacks, .power_keep = 500000};
+    *node = (struct node){.sched = sched,
+                          .trace = trace,
+                          .config = *config,
+                          .callbacks = *callbacks,
+                          .power_keep = 500000};
     node->prng = prng_fork(seed);
     node->core_prng = prng_fork(seed);
     node->faults = (struct node_faults){.threads = 4};
-    node->log = (struct log){.level = LOG_DEBUG, .proc = "bucketd", .sink = log_line, .sink_ctx = node};
+    node->log =
+        (struct log){.level = LOG_DEBUG, .proc = "bucketd", .sink = log_line, .sink_ctx = node};
     node->disk = sim_disk_new(trace, &(struct disk_hooks){.ctx = node, .before = before_disk_op});
-    node->env = (struct env){.ops = &env_ops, .disk = sim_disk_interface(node->disk), .log = &node->log};
+    node->env =
+        (struct env){.ops = &env_ops, .disk = sim_disk_interface(node->disk), .log = &node->log};
 }
 
 void node_release(struct node *node)
@@ -132,7 +141,8 @@ void node_deliver(struct node *node, uint32_t link, struct span frame)
         if (node->trace->print) {
             struct buf text = {0};
             msg_print(&text, &msg);
-            trace_line(node->trace, "link %u -> %.*s", link, (int)min_u64(text.len, 300), (const char *)text.ptr);
+            trace_line(node->trace, "link %u -> %.*s", link, (int)min_u64(text.len, 300),
+                       (const char *)text.ptr);
             buf_release(&text);
         }
         bucket_on_message(node->bucket, link, &msg);
@@ -185,7 +195,8 @@ static void end_turn(struct node *node)
         node->dead = true;
         node->end = NODE_STOPPED;
         if (node->job_count > 0)
-            trace_fail(node->trace, "bucket_idle says yes while %u jobs are in flight", node->job_count);
+            trace_fail(node->trace, "bucket_idle says yes while %u jobs are in flight",
+                       node->job_count);
         bury(node);
         return;
     }
@@ -199,7 +210,8 @@ static void end_turn(struct node *node)
 static void on_wake(void *ctx, uint64_t incarnation)
 {
     struct node *node = ctx;
-    if (node->bucket == NULL || node->incarnation != incarnation || node->sched->now_ns < node->wake_ns)
+    if (node->bucket == NULL || node->incarnation != incarnation ||
+        node->sched->now_ns < node->wake_ns)
         return;
     node->wake_ns = UINT64_MAX;
     node->in_turn = true;
@@ -227,7 +239,8 @@ static void bury(struct node *node)
     bucket_free(node->bucket);
     node->bucket = NULL;
     if (sim_disk_handles(node->disk) != 0)
-        trace_fail(node->trace, "%u files or views are open after bucket_free", sim_disk_handles(node->disk));
+        trace_fail(node->trace, "%u files or views are open after bucket_free",
+                   sim_disk_handles(node->disk));
     else if (node->end == NODE_POWER_CUT)
         sim_disk_power_cut(node->disk, &node->prng, node->power_keep);
     node->counters.power_cuts += node->end == NODE_POWER_CUT;
@@ -260,7 +273,8 @@ static void start_jobs(struct node *node)
         job->fiber = fiber_new(run_fiber, job);
         job->number = prng_next(&node->prng);
         node->running++;
-        sched_after(node->sched, prng_range(&node->prng, 1, 20) * US, on_job_event, node, job->number);
+        sched_after(node->sched, prng_range(&node->prng, 1, 20) * US, on_job_event, node,
+                    job->number);
     }
 }
 
@@ -271,8 +285,8 @@ static void run_fiber(void *arg)
     job->worked = true;
 }
 
-/* The next stretch of a job's work; at its end the turn in which the core hears of it. Jobs of an earlier incarnation
- * aren't found any more. */
+/* The next stretch of a job's work; at its end the turn in which the core hears of it. Jobs of
+ * an earlier incarnation aren't found any more. */
 static void on_job_event(void *ctx, uint64_t number)
 {
     struct node *node = ctx;
@@ -337,7 +351,8 @@ static struct disk_verdict before_disk_op(void *ctx, enum disk_op op)
     trace_line(node->trace, "injected error at %s", disk_op_names[op]);
     node->counters.io_errors++;
     node->read_errors_seen |= op == DISK_READ || op == DISK_OPEN || op == DISK_LOOK;
-    fail.part = op == DISK_WRITE || op == DISK_ALLOCATE ? (unsigned)prng_below(&node->prng, 1025) : 0;
+    fail.part =
+        op == DISK_WRITE || op == DISK_ALLOCATE ? (unsigned)prng_below(&node->prng, 1025) : 0;
     return fail;
 }
 

@@ -1,6 +1,7 @@
-/* A simulated process with its disk: the real bucket core behind a simulated env. Its jobs run as fibers on a pool of a
- * few threads; it dies at a chosen disk operation, at a chosen time, by its own decision (env->fatal), or ends orderly.
- * Everything that it sends is shown to its owner at the moment it leaves the process. */
+/* A simulated process with its disk: the real bucket core behind a simulated env. Its jobs run
+ * as fibers on a pool of a few threads; it dies at a chosen disk operation, at a chosen time, by
+ * its own decision (env->fatal), or ends orderly. Everything that it sends is shown to its owner
+ * at the moment it leaves the process. */
 #pragma once
 
 #include "bucketd/core/bucket.h"
@@ -68,8 +69,8 @@ void node_init(struct node *node, struct sched *sched, struct trace *trace, stru
                const struct bucket_config *config, const struct node_callbacks *callbacks);
 void node_release(struct node *node);
 
-/* Starts the process: recovery. ERR_OK: it runs. Otherwise it ended again (on_end was called, if it had died) or refuses to
- * start, with the error. */
+/* Starts the process: recovery. ERR_OK: it runs. Otherwise it ended again (on_end was called, if
+ * it had died) or refuses to start, with the error. */
 enum err node_start(struct node *node);
 void node_add_link(struct node *node, uint32_t link);
 void node_lose_link(struct node *node, uint32_t link);

@@ -1,5 +1,6 @@
-/* Random numbers of a simulation: splitmix64. Each part of the world has a generator of its own, forked from the
- * seed's, so that one part drawing more numbers doesn't change what another part does. */
+/* Random numbers of a simulation: splitmix64. Each part of the world has a generator of its own,
+ * forked from the seed's, so that one part drawing more numbers doesn't change what another part
+ * does. */
 #pragma once
 
 #include <stdbool.h>

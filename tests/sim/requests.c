@@ -1,5 +1,5 @@
-/* Inventing requests: transactions with every kind of expectation, repeats, copies with other content, oversized ones; reads
- * of every kind. */
+/* Inventing requests: transactions with every kind of expectation, repeats, copies with other
+ * content, oversized ones; reads of every kind. */
 #include "tests/sim/requests.h"
 
 #include <stdio.h>
@@ -20,12 +20,13 @@ bool request_invent(struct client *client, struct request *ret_request)
 {
     const struct swarm *swarm = &client->world->swarm;
     struct model *model = &client->world->model;
-    *ret_request = (struct request){.tx = NO_TX, .watermark = UINT64_MAX, .count = 1, .bytes = UINT64_MAX};
+    *ret_request =
+        (struct request){.tx = NO_TX, .watermark = UINT64_MAX, .count = 1, .bytes = UINT64_MAX};
     struct request *request = ret_request;
     request->stream = (uint32_t)prng_below(&client->prng, model->stream_count);
     request->partition = model->streams[request->stream].partition;
-    uint64_t weights[] = {swarm->append_weight, swarm->get_weight, swarm->scan_weight, swarm->number_weight,
-                          swarm->follow_weight};
+    uint64_t weights[] = {swarm->append_weight, swarm->get_weight, swarm->scan_weight,
+                          swarm->number_weight, swarm->follow_weight};
     uint64_t sum = 0, kind = 0;
     for (unsigned i = 0; i < 5; i++)
         sum += weights[i];
@@ -69,11 +70,13 @@ static bool invent_append(struct client *client, struct request *request)
     struct tx *tx = NULL;
     if (model->tx_count > 0) {
         struct tx *old = model->txs[prng_below(&client->prng, model->tx_count)];
-        if (old->acked && old->copy_of == NO_TX && prng_chance(&client->prng, swarm->repeat_chance)) {
+        if (old->acked && old->copy_of == NO_TX &&
+            prng_chance(&client->prng, swarm->repeat_chance)) {
             /* A client repeats what was acknowledged long ago. */
             request->flags = APPEND_GIVEN_ID;
             tx = old;
-        } else if (old->acked && old->copy_of == NO_TX && prng_chance(&client->prng, swarm->copy_chance)) {
+        } else if (old->acked && old->copy_of == NO_TX &&
+                   prng_chance(&client->prng, swarm->copy_chance)) {
             request->flags = APPEND_GIVEN_ID;
             tx = copy_with_other_content(client, old);
         }
@@ -154,7 +157,8 @@ static void fill_event(struct client *client, struct tx *tx, uint32_t i, uint32_
     event->name_at = add_bytes(client, tx, event->name_len);
     event->metadata_len = prng_chance(prng, 300000) ? (uint32_t)prng_below(prng, 100) : 0;
     event->metadata_at = add_bytes(client, tx, event->metadata_len);
-    event->payload_len = (uint32_t)prng_below(prng, prng_chance(prng, 100000) ? swarm->payload_max + 1 : 120);
+    event->payload_len =
+        (uint32_t)prng_below(prng, prng_chance(prng, 100000) ? swarm->payload_max + 1 : 120);
     if (prng_chance(prng, swarm->invalid_chance))
         event->payload_len = (uint32_t)swarm->config.event_bytes_max + 1;
     event->payload_at = add_bytes(client, tx, event->payload_len);
@@ -254,29 +258,45 @@ void request_send(struct client *client, const struct request *from, struct buf 
         return;
     case TAG_get_req:
         msg.u.get_req = (struct msg_get_req){
-            .req_id = request->id, .event_id = model->txs[request->tx]->events[request->read_event].id,
+            .req_id = request->id,
+            .event_id = model->txs[request->tx]->events[request->read_event].id,
             .partition = request->partition};
         break;
     case TAG_scan_partition_req:
-        msg.u.scan_partition_req = (struct msg_scan_partition_req){
-            .req_id = request->id, .partition = request->partition, .from = request->from, .to = request->to,
-            .reverse = request->reverse, .count = request->count, .bytes = request->bytes, .watermark = request->watermark};
+        msg.u.scan_partition_req = (struct msg_scan_partition_req){.req_id = request->id,
+                                                                   .partition = request->partition,
+                                                                   .from = request->from,
+                                                                   .to = request->to,
+                                                                   .reverse = request->reverse,
+                                                                   .count = request->count,
+                                                                   .bytes = request->bytes,
+                                                                   .watermark = request->watermark};
         break;
     case TAG_scan_stream_req:
-        msg.u.scan_stream_req = (struct msg_scan_stream_req){
-            .req_id = request->id, .partition = request->partition, .partition_key = stream->key, .stream = name,
-            .from = request->from, .to = request->to, .reverse = request->reverse, .count = request->count,
-            .bytes = request->bytes, .watermark = request->watermark};
+        msg.u.scan_stream_req = (struct msg_scan_stream_req){.req_id = request->id,
+                                                             .partition = request->partition,
+                                                             .partition_key = stream->key,
+                                                             .stream = name,
+                                                             .from = request->from,
+                                                             .to = request->to,
+                                                             .reverse = request->reverse,
+                                                             .count = request->count,
+                                                             .bytes = request->bytes,
+                                                             .watermark = request->watermark};
         break;
     case TAG_version_req:
-        msg.u.version_req = (struct msg_version_req){
-            .req_id = request->id, .partition = request->partition, .partition_key = stream->key, .stream = name};
+        msg.u.version_req = (struct msg_version_req){.req_id = request->id,
+                                                     .partition = request->partition,
+                                                     .partition_key = stream->key,
+                                                     .stream = name};
         break;
     case TAG_sequence_req:
-        msg.u.sequence_req = (struct msg_sequence_req){.req_id = request->id, .partition = request->partition};
+        msg.u.sequence_req =
+            (struct msg_sequence_req){.req_id = request->id, .partition = request->partition};
         break;
     case TAG_follow_req:
-        msg.u.follow_req = (struct msg_follow_req){.req_id = request->id, .partition = request->partition};
+        msg.u.follow_req =
+            (struct msg_follow_req){.req_id = request->id, .partition = request->partition};
         break;
     case TAG_unfollow_req:
         msg.u.unfollow_req = (struct msg_unfollow_req){.partition = request->partition};
@@ -295,17 +315,23 @@ static void pack_append(struct client *client, const struct request *request, st
     for (uint32_t i = 0; i < tx->count; i++) {
         const struct tx_event *event = &tx->events[i];
         const struct model_stream *stream = &model->streams[event->stream];
-        rec_pack_new_event(&events, &(struct rec_new_event){
-                                        .event_id = event->id, .expect = event->expect,
-                                        .expect_version = event->expect_version, .timestamp_ms = event->timestamp_ms,
-                                        .stream = span_of(stream->name, stream->name_len),
-                                        .name = tx_bytes(tx, event->name_at, event->name_len),
-                                        .metadata = tx_bytes(tx, event->metadata_at, event->metadata_len),
-                                        .payload = tx_bytes(tx, event->payload_at, event->payload_len)});
+        rec_pack_new_event(&events,
+                           &(struct rec_new_event){
+                               .event_id = event->id,
+                               .expect = event->expect,
+                               .expect_version = event->expect_version,
+                               .timestamp_ms = event->timestamp_ms,
+                               .stream = span_of(stream->name, stream->name_len),
+                               .name = tx_bytes(tx, event->name_at, event->name_len),
+                               .metadata = tx_bytes(tx, event->metadata_at, event->metadata_len),
+                               .payload = tx_bytes(tx, event->payload_at, event->payload_len)});
     }
-    msg_pack_append_req(out, &(struct msg_append_req){.req_id = request->id, .flags = request->flags,
-                                                      .partition = tx->partition, .partition_key = tx->key,
-                                                      .transaction_id = tx->id, .count = tx->count,
+    msg_pack_append_req(out, &(struct msg_append_req){.req_id = request->id,
+                                                      .flags = request->flags,
+                                                      .partition = tx->partition,
+                                                      .partition_key = tx->key,
+                                                      .transaction_id = tx->id,
+                                                      .count = tx->count,
                                                       .events = buf_span(&events)});
     buf_release(&events);
 }

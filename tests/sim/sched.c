@@ -7,15 +7,19 @@
 
 static bool before(const struct sched_event *a, const struct sched_event *b);
 
-void sched_after(struct sched *sched, uint64_t delay_ns, void (*fn)(void *ctx, uint64_t arg), void *ctx, uint64_t arg)
+void sched_after(struct sched *sched, uint64_t delay_ns, void (*fn)(void *ctx, uint64_t arg),
+                 void *ctx, uint64_t arg)
 {
     if (sched->count == sched->cap) {
         sched->cap = sched->cap == 0 ? 64 : sched->cap * 2;
         sched->heap = realloc(sched->heap, sched->cap * sizeof *sched->heap);
         ASSERT(sched->heap != NULL);
     }
-    struct sched_event event = {
-        .time_ns = sched->now_ns + delay_ns, .order = sched->next_order++, .fn = fn, .ctx = ctx, .arg = arg};
+    struct sched_event event = {.time_ns = sched->now_ns + delay_ns,
+                                .order = sched->next_order++,
+                                .fn = fn,
+                                .ctx = ctx,
+                                .arg = arg};
     size_t at = sched->count++;
     for (; at > 0 && before(&event, &sched->heap[(at - 1) / 2]); at = (at - 1) / 2)
         sched->heap[at] = sched->heap[(at - 1) / 2];

@@ -23,9 +23,10 @@ struct sched {
     size_t count, cap;
 };
 
-/* fn(ctx, arg) is called when virtual time is now + delay_ns. An event can't be taken back: what may become void
- * carries a generation in arg. */
-void sched_after(struct sched *sched, uint64_t delay_ns, void (*fn)(void *ctx, uint64_t arg), void *ctx, uint64_t arg);
+/* fn(ctx, arg) is called when virtual time is now + delay_ns. An event can't be taken back: what
+ * may become void carries a generation in arg. */
+void sched_after(struct sched *sched, uint64_t delay_ns, void (*fn)(void *ctx, uint64_t arg),
+                 void *ctx, uint64_t arg);
 /* Moves time to the next event and runs it; false where there is none. */
 bool sched_step(struct sched *sched);
 void sched_release(struct sched *sched);

@@ -1,4 +1,5 @@
-/* What a seed tries: every seed leaves out some faults and some kinds of work, so that none hides another. */
+/* What a seed tries: every seed leaves out some faults and some kinds of work, so that none
+ * hides another. */
 #include <stdio.h>
 
 #include "tests/sim/world.h"
@@ -9,7 +10,8 @@ static uint64_t pick(struct prng *prng, const uint64_t *values, unsigned count)
 }
 
 #define PICK(prng, ...)                                                                            \
-    pick((prng), (const uint64_t[]){__VA_ARGS__}, sizeof((const uint64_t[]){__VA_ARGS__}) / sizeof(uint64_t))
+    pick((prng), (const uint64_t[]){__VA_ARGS__},                                                  \
+         sizeof((const uint64_t[]){__VA_ARGS__}) / sizeof(uint64_t))
 
 static void draw_config(struct swarm *swarm, struct prng *prng);
 static void draw_faults(struct swarm *swarm, struct prng *prng);
@@ -99,16 +101,21 @@ void swarm_print(const struct swarm *swarm, struct buf *out)
 {
     const struct bucket_config *config = &swarm->config;
     buf_printf(out,
-               "  clients=%u streams=%u window=%u batch=%u txs=%u tx_events_max=%u payload_max=%u think_us=%lu\n"
+               "  clients=%u streams=%u window=%u batch=%u txs=%u tx_events_max=%u payload_max=%u "
+               "think_us=%lu\n"
                "  partitions=%u buckets=%u segment=%lu compression=%d cache=%lu index_cache=%lu\n",
-               swarm->clients, swarm->streams, swarm->window, swarm->batch, swarm->tx_budget, swarm->tx_events_max,
-               swarm->payload_max, swarm->think_ns / US, config->partition_count, config->bucket_count, config->segment_bytes,
+               swarm->clients, swarm->streams, swarm->window, swarm->batch, swarm->tx_budget,
+               swarm->tx_events_max, swarm->payload_max, swarm->think_ns / US,
+               config->partition_count, config->bucket_count, config->segment_bytes,
                config->compression, config->cache_bytes, config->index_cache_bytes);
     buf_printf(out,
-               "  crash_ops=%lu crashes_max=%u recovery_crash=%lu power=%lu stop=%lu timed=%lu link_loss_ms=%lu\n"
-               "  full=%d index_damage=%d rot=%d read_error=%lu write_error=%lu sync_error=%lu other_error=%lu threads=%u\n",
-               swarm->crash_ops_mean, swarm->crashes_max, swarm->recovery_crash_chance, swarm->power_chance,
-               swarm->stop_chance, swarm->timed_crash_chance, swarm->link_loss_ns / MS, swarm->full, swarm->index_damage,
-               swarm->rot, swarm->faults.read_error, swarm->faults.write_error, swarm->faults.sync_error,
+               "  crash_ops=%lu crashes_max=%u recovery_crash=%lu power=%lu stop=%lu timed=%lu "
+               "link_loss_ms=%lu\n"
+               "  full=%d index_damage=%d rot=%d read_error=%lu write_error=%lu sync_error=%lu "
+               "other_error=%lu threads=%u\n",
+               swarm->crash_ops_mean, swarm->crashes_max, swarm->recovery_crash_chance,
+               swarm->power_chance, swarm->stop_chance, swarm->timed_crash_chance,
+               swarm->link_loss_ns / MS, swarm->full, swarm->index_damage, swarm->rot,
+               swarm->faults.read_error, swarm->faults.write_error, swarm->faults.sync_error,
                swarm->faults.other_error, swarm->faults.threads);
 }

@@ -1,5 +1,5 @@
-/* What happened in a run: a hash over everything (same seed, same hash), readable lines where wanted, and the first
- * violation that the checker found. */
+/* What happened in a run: a hash over everything (same seed, same hash), readable lines where
+ * wanted, and the first violation that the checker found. */
 #pragma once
 
 #include <stdbool.h>

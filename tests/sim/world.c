@@ -1,5 +1,5 @@
-/* One seed from its first to its last event: starts, crashes, lost links, full disks, and the end at which everything must
- * have been answered. */
+/* One seed from its first to its last event: starts, crashes, lost links, full disks, and the
+ * end at which everything must have been answered. */
 #include "tests/sim/world.h"
 
 #include <inttypes.h>
@@ -31,10 +31,12 @@ static void move_to_the_end(struct world *world);
 static bool at_rest(const struct world *world);
 
 const char *const planted_bug_names[PLANT_COUNT] = {
-    "nothing", "sync lies", "power cut takes durable data", "answer changed", "tail message lost", "refusal changed",
+    "nothing",        "sync lies",         "power cut takes durable data",
+    "answer changed", "tail message lost", "refusal changed",
 };
 
-bool world_run(const struct world_options *options, struct world_totals *ret_totals, char failure[static 600])
+bool world_run(const struct world_options *options, struct world_totals *ret_totals,
+               char failure[static 600])
 {
     struct world *world = calloc(1, sizeof *world);
     ASSERT(world != NULL);
@@ -69,11 +71,13 @@ static void world_init(struct world *world)
     world->prng.state = world->options.seed * 0x2545f4914f6cdd1dull + 1;
     struct prng draws = prng_fork(&world->prng);
     swarm_draw(&world->swarm, &draws);
-    world->trace = (struct trace){.hash = world->options.seed, .now_ns = &world->sched.now_ns, .print = world->options.trace};
+    world->trace = (struct trace){
+        .hash = world->options.seed, .now_ns = &world->sched.now_ns, .print = world->options.trace};
     model_init(&world->model, &world->trace, world->swarm.config.partition_count);
     add_streams(world);
     struct node_callbacks callbacks = {.ctx = world, .on_frame = on_frame, .on_end = on_end};
-    node_init(&world->node, &world->sched, &world->trace, &world->prng, &world->swarm.config, &callbacks);
+    node_init(&world->node, &world->sched, &world->trace, &world->prng, &world->swarm.config,
+              &callbacks);
     world->node.faults = world->swarm.faults;
     sim_disk_plant(world->node.disk, world->options.plant == PLANT_SYNC_LIES,
                    world->options.plant == PLANT_CUT_TAKES_DURABLE);
@@ -100,14 +104,17 @@ static void world_release(struct world *world)
 static void add_streams(struct world *world)
 {
     const struct bucket_config *config = &world->swarm.config;
-    uint32_t own = (config->partition_count - config->bucket + config->bucket_count - 1) / config->bucket_count;
+    uint32_t own = (config->partition_count - config->bucket + config->bucket_count - 1) /
+                   config->bucket_count;
     uint32_t used = world->swarm.partitions_used < own ? world->swarm.partitions_used : own;
     struct uuid keys[6];
     uint32_t partitions[6];
     for (uint32_t i = 0; i < 6; i++) {
-        partitions[i] = config->bucket + config->bucket_count * (uint32_t)prng_below(&world->prng, used);
+        partitions[i] =
+            config->bucket + config->bucket_count * (uint32_t)prng_below(&world->prng, used);
         uint32_t hashes = 65536 / config->partition_count;
-        uint32_t hash = partitions[i] + config->partition_count * (uint32_t)prng_below(&world->prng, hashes);
+        uint32_t hash =
+            partitions[i] + config->partition_count * (uint32_t)prng_below(&world->prng, hashes);
         prng_fill(&world->prng, keys[i].bytes, sizeof keys[i].bytes);
         keys[i].bytes[8] = (uint8_t)(0x80 | hash >> 10);
         keys[i].bytes[9] = (uint8_t)(hash >> 2);
@@ -153,7 +160,8 @@ static void start_process(void *ctx, uint64_t arg)
 
 static void judge_failed_start(struct world *world, enum err err)
 {
-    if (world->node.counters.io_errors != world->errors_at_start || (err == ERR_FULL && world->swarm.full))
+    if (world->node.counters.io_errors != world->errors_at_start ||
+        (err == ERR_FULL && world->swarm.full))
         return; /* it is tried again */
     if (world->model.rot)
         world->over = world->refused_start = true;
@@ -204,8 +212,8 @@ static void on_ready(void *ctx, uint64_t incarnation)
     for (uint32_t i = 0; i < world->swarm.clients; i++)
         client_connect(&world->clients[i]);
     if (world->swarm.link_loss_ns > 0)
-        sched_after(&world->sched, prng_range(&world->prng, 1, 2 * world->swarm.link_loss_ns), on_link_loss, world,
-                    incarnation);
+        sched_after(&world->sched, prng_range(&world->prng, 1, 2 * world->swarm.link_loss_ns),
+                    on_link_loss, world, incarnation);
 }
 
 static void on_end(void *ctx, enum node_end end)
@@ -251,9 +259,11 @@ static void on_link_loss(void *ctx, uint64_t incarnation)
         uint32_t link = client->link;
         client_disconnect(client);
         node_lose_link(&world->node, link);
-        sched_after(&world->sched, prng_range(&world->prng, 100, 5000) * US, on_reconnect, world, incarnation);
+        sched_after(&world->sched, prng_range(&world->prng, 100, 5000) * US, on_reconnect, world,
+                    incarnation);
     }
-    sched_after(&world->sched, prng_range(&world->prng, 1, 2 * world->swarm.link_loss_ns), on_link_loss, world, incarnation);
+    sched_after(&world->sched, prng_range(&world->prng, 1, 2 * world->swarm.link_loss_ns),
+                on_link_loss, world, incarnation);
 }
 
 static void on_reconnect(void *ctx, uint64_t incarnation)
@@ -274,7 +284,8 @@ static void on_capacity(void *ctx, uint64_t arg)
     struct world *world = ctx;
     (void)arg;
     bool scarce = !world->finishing && prng_chance(&world->prng, 600000);
-    uint64_t room = sim_disk_used(world->node.disk) + prng_below(&world->prng, 20) * DISK_BLOCK_BYTES;
+    uint64_t room =
+        sim_disk_used(world->node.disk) + prng_below(&world->prng, 20) * DISK_BLOCK_BYTES;
     sim_disk_set_capacity(world->node.disk, scarce ? room : UINT64_MAX);
     trace_line(&world->trace, "room on the disk: %s", scarce ? "scarce" : "enough");
     if (!world->finishing)
@@ -289,14 +300,15 @@ static void move_to_the_end(struct world *world)
     const struct node_counters *counters = &node->counters;
     if (!world->finishing) {
         bool all_sent = world->model.tx_count >= world->swarm.tx_budget && counters->starts > 3;
-        if (!all_sent && counters->starts <= world->swarm.crashes_max && world->sched.now_ns < VIRTUAL_TIME_MAX &&
-            world->sched.next_order < EVENTS_BEFORE_END)
+        if (!all_sent && counters->starts <= world->swarm.crashes_max &&
+            world->sched.now_ns < VIRTUAL_TIME_MAX && world->sched.next_order < EVENTS_BEFORE_END)
             return;
         trace_line(&world->trace, "faults end; everything must be answered");
         world->finishing = true;
         world->finish_ns = world->sched.now_ns;
         node->crash_in_ops = 0;
-        node->faults.read_error = node->faults.write_error = node->faults.sync_error = node->faults.other_error = 0;
+        node->faults.read_error = node->faults.write_error = node->faults.sync_error =
+            node->faults.other_error = 0;
         sim_disk_set_capacity(node->disk, UINT64_MAX);
         return;
     }
@@ -311,8 +323,10 @@ static void move_to_the_end(struct world *world)
         for (uint32_t i = 0; i < world->swarm.clients && !world->trace.failed; i++) {
             const struct client *client = &world->clients[i];
             if (client->request_count > 0)
-                trace_fail(&world->trace, "client %u: %s %lu (tx %d) isn't answered 60 s after the last fault", i,
-                           msg_name(client->requests[0].tag), client->requests[0].id, (int)client->requests[0].tx);
+                trace_fail(&world->trace,
+                           "client %u: %s %lu (tx %d) isn't answered 60 s after the last fault", i,
+                           msg_name(client->requests[0].tag), client->requests[0].id,
+                           (int)client->requests[0].tx);
         }
         trace_fail(&world->trace, "no rest 60 s after the last fault");
     }
@@ -320,7 +334,8 @@ static void move_to_the_end(struct world *world)
 
 static bool at_rest(const struct world *world)
 {
-    if (world->over || !world->ready || world->node.stopping || world->node.bucket == NULL || world->node.job_count > 0)
+    if (world->over || !world->ready || world->node.stopping || world->node.bucket == NULL ||
+        world->node.job_count > 0)
         return false;
     for (uint32_t i = 0; i < world->swarm.clients; i++) {
         if (!client_idle(&world->clients[i]))

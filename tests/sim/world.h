@@ -1,5 +1,6 @@
-/* A simulated world: one seed, one bucket process on its disk, several netds (clients), and the model that knows what must
- * be true. What each seed tries, which faults and how much of them, is drawn from it (swarm). */
+/* A simulated world: one seed, one bucket process on its disk, several netds (clients), and the
+ * model that knows what must be true. What each seed tries, which faults and how much of them,
+ * is drawn from it (swarm). */
 #pragma once
 
 #include "tests/sim/client.h"
@@ -11,7 +12,8 @@
 enum planted_bug {
     PLANT_NOTHING,
     PLANT_SYNC_LIES,        /* the disk's sync does nothing: answers before anything is durable */
-    PLANT_CUT_TAKES_DURABLE, /* a power cut takes synced pieces: rot that recovery must not swallow */
+    /* a power cut takes synced pieces: rot that recovery must not swallow */
+    PLANT_CUT_TAKES_DURABLE,
     PLANT_ANSWER_CHANGED,   /* one payload byte of one answer flips on its way */
     PLANT_TAIL_DROPPED,     /* one tail message is lost */
     PLANT_REFUSAL_CHANGED,  /* one refusal tells another version than the bucket did */
@@ -42,7 +44,8 @@ struct world_options {
 };
 
 struct world_totals {
-    uint64_t virtual_ns, txs, acked_txs, acked_events, refusals, reads, tails, images, damaged_seeds;
+    uint64_t virtual_ns, txs, acked_txs, acked_events, refusals, reads, tails, images,
+        damaged_seeds;
     struct node_counters node;
     uint64_t hash, steps;
 };
@@ -74,19 +77,22 @@ struct world {
 };
 
 /* Runs a seed to its end. False: a violation, described in `failure`. */
-bool world_run(const struct world_options *options, struct world_totals *ret_totals, char failure[static 600]);
+bool world_run(const struct world_options *options, struct world_totals *ret_totals,
+               char failure[static 600]);
 
 void swarm_draw(struct swarm *swarm, struct prng *prng);
 void swarm_print(const struct swarm *swarm, struct buf *out);
 
 /* checker.c */
 /* The requests of a frame reach the bucket now; the first has this id, the others follow. */
-void checker_on_arrival(struct world *world, struct client *client, uint64_t first_request, struct span frame);
+void checker_on_arrival(struct world *world, struct client *client, uint64_t first_request,
+                        struct span frame);
 /* Messages leave the bucket now. */
 void checker_on_frame(struct world *world, struct client *client, struct span frame);
 /* The process runs on this disk: what is durable on it is the truth from now on. */
 void checker_adopt(struct world *world);
-/* What is on the disk after a crash must hold all that was ever shown, and reading it twice must give the same. */
+/* What is on the disk after a crash must hold all that was ever shown, and reading it twice must
+ * give the same. */
 void checker_after_end(struct world *world);
 /* What is durable now must hold all that was ever shown. */
 void checker_compare_durable(struct world *world);
