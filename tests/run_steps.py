@@ -75,6 +75,7 @@ def steps(full):
         Step("crash-syscalls", "tests/crash/syscalls --port {port}", RELEASE, release),
         Step("crash-disk-full", "tests/crash/disk_full --port {port}", RELEASE, release),
         Step("crash-supervisor", "tests/crash/supervisor --port {port}", RELEASE, release),
+        Step("crash-restart", "tests/crash/restart --port {port}", RELEASE, release),
         Step("example-release", example, RELEASE, release),
         Step("example-asan", "tests/example --fraction 0.02", ASAN, asan),
     ]
