@@ -11,6 +11,7 @@ static enum err header_compare(const struct segment_header *header, const struct
                                const struct segment_header *expected, struct buf *what);
 static enum err checkpoint_read(struct wal_reader *reader, uint32_t base, struct wal_front *ret,
                                 uint64_t **ret_next_seq, struct buf *what);
+static bool checkpoint_plausible(const struct checkpoint *checkpoint);
 static enum err footer_read(struct wal_reader *reader, uint32_t base, struct wal_front *front);
 
 enum err wal_front_read(struct wal_reader *reader, const struct format_salt *salt,
@@ -115,7 +116,8 @@ static enum err checkpoint_read(struct wal_reader *reader, uint32_t base, struct
             memcpy(&checkpoint, bytes, sizeof checkpoint);
         if (checkpoint.magic != CHECKPOINT_MAGIC || checkpoint.partitions != slots ||
             checkpoint.crc !=
-                wal_crc_struct(base, FORMAT_BLOCK, bytes, len, offsetof(struct checkpoint, crc))) {
+                wal_crc_struct(base, FORMAT_BLOCK, bytes, len, offsetof(struct checkpoint, crc)) ||
+            !checkpoint_plausible(&checkpoint)) {
             ret->checkpoints_bad++;
             continue;
         }
@@ -134,6 +136,16 @@ static enum err checkpoint_read(struct wal_reader *reader, uint32_t base, struct
     if (ret->checkpoints_bad == 2)
         buf_printf(what, "both copies of the checkpoint");
     return ret->checkpoints_bad == 2 ? ERR_CORRUPT : ERR_OK;
+}
+
+/* No arithmetic on what follows from it can overflow, and it doesn't contradict itself. */
+static bool checkpoint_plausible(const struct checkpoint *checkpoint)
+{
+    return checkpoint->term <= WAL_NUMBER_MAX && checkpoint->last_idx <= WAL_NUMBER_MAX &&
+           checkpoint->batch_no <= WAL_NUMBER_MAX && checkpoint->events <= WAL_NUMBER_MAX &&
+           checkpoint->last_term <= checkpoint->term &&
+           checkpoint->config_idx <= checkpoint->last_idx &&
+           (checkpoint->last_idx == 0) == (checkpoint->batch_no == 0);
 }
 
 static enum err footer_read(struct wal_reader *reader, uint32_t base, struct wal_front *front)

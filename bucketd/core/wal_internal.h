@@ -22,7 +22,9 @@
 #define WAL_SPARE_AT_ONCE_BYTES (1ull << 20)
 /* Compression is tried from this many bytes of metadata and payload on. */
 #define WAL_COMPRESS_BYTES_MIN 128u
-#define WAL_READ_BYTES         (1u << 20)
+/* No idx, term or count grows so far in earnest. */
+#define WAL_NUMBER_MAX (1ull << 62)
+#define WAL_READ_BYTES (1u << 20)
 
 /* --- wal_decode.c --- */
 

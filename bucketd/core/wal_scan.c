@@ -12,6 +12,8 @@ struct wal_behind {
         nonzero_end; /* behind the last byte that isn't zero; the bad place itself where all are */
 };
 
+static const char batch_number[] = "batch number";
+
 static enum err pass_bad_place(struct wal_pass *pass, bool whole, const char *what,
                                uint64_t *offset, bool *ret_end);
 static enum err batch_read(struct wal_pass *pass, uint64_t offset, struct batch_mark *ret_head,
@@ -137,8 +139,8 @@ enum err wal_pass_run(struct wal_pass *pass)
         enum err err = batch_read(pass, offset, &head, &bytes, &what);
         if (err != ERR_OK)
             return err;
-        bool whole = what == NULL;
-        if (whole)
+        bool whole = what == NULL || what == batch_number;
+        if (what == NULL)
             what = batch_apply(pass, offset, &head, bytes);
         if (what != NULL) {
             err = pass_bad_place(pass, whole, what, &offset, &end);
@@ -197,7 +199,10 @@ static enum err batch_read(struct wal_pass *pass, uint64_t offset, struct batch_
     bool number_ok =
         pass->gap ? head.number > pass->state.batch_no : head.number == pass->state.batch_no + 1;
     if (!wal_mark_valid(pass->base, offset, &head, BATCH_HEAD_MAGIC) || head.offset != offset ||
-        !number_ok || head.bytes < WAL_WITNESS_BYTES || head.bytes % 8 != 0)
+        head.bytes < WAL_WITNESS_BYTES || head.bytes % 8 != 0)
+        return ERR_OK;
+    *ret_what = batch_number; /* here no other batch has ever been begun: torn it can't be */
+    if (!number_ok)
         return ERR_OK;
     *ret_what = "batch cut off";
     if (head.bytes > room)
@@ -276,7 +281,7 @@ static const char *record_apply(struct wal_pass *pass, uint64_t offset, struct s
     }
     struct vote_record vote;
     memcpy(&vote, rest.ptr, sizeof vote);
-    if (vote.term < pass->state.term)
+    if (vote.term < pass->state.term || vote.term > WAL_NUMBER_MAX)
         return "term goes back";
     pass->state.term = vote.term;
     pass->state.voted_for = vote.voted_for;
