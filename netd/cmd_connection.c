@@ -12,8 +12,8 @@ static void hello_reply(struct client *client, struct request *request);
 static enum handled client_setinfo(struct client *client, struct request *request,
                                    struct args *args);
 static enum handled client_kill(struct client *client, struct request *request, struct args *args);
-static enum handled client_list(struct client *client, struct request *request, struct args *args,
-                                bool all);
+static enum handled client_list(struct client *client, struct request *request, struct args *args);
+static enum handled client_info(struct client *client, struct request *request, struct args *args);
 static void print_client(const struct client *client, struct buf *out);
 static enum handled client_on_off(struct request *request, struct args *args);
 
@@ -151,9 +151,9 @@ enum handled cmd_client(struct client *client, struct request *request, struct a
     if (args_take_word(args, "KILL"))
         return client_kill(client, request, args);
     if (args_take_word(args, "LIST"))
-        return client_list(client, request, args, true);
+        return client_list(client, request, args);
     if (args_take_word(args, "INFO"))
-        return client_list(client, request, args, false);
+        return client_info(client, request, args);
     if (args_take_word(args, "NO-EVICT") || args_take_word(args, "NO-TOUCH"))
         return client_on_off(request, args);
     if (args_take_word(args, "REPLY"))
@@ -274,43 +274,76 @@ static enum handled client_setinfo(struct client *client, struct request *reques
     return HANDLED_DONE;
 }
 
-/* CLIENT KILL ip:port, or filters ID, ADDR, LADDR and SKIPME; the latter form answers how many were
- * closed. */
+/* Which clients CLIENT KILL and CLIENT LIST mean. */
+struct client_filter {
+    uint64_t id;            /* 0: any */
+    struct span address;    /* ptr NULL: any */
+    bool none;              /* a type or user that no client here has */
+    bool subscribed, plain; /* TYPE pubsub, TYPE normal */
+};
+
+static bool filter_matches(const struct client_filter *filter, const struct client *client)
+{
+    if (client->closing || filter->none)
+        return false;
+    if ((filter->subscribed && client->subscription_count == 0) ||
+        (filter->plain && client->subscription_count > 0))
+        return false;
+    return (filter->id == 0 || client->id == filter->id) &&
+           (filter->address.ptr == NULL || span_equal(filter->address, span_str(client->address)));
+}
+
+/* One filter, if the next argument is one: *ret_taken. False: its value is wrong. */
+static bool take_filter(struct args *args, struct client_filter *filter, bool *ret_taken)
+{
+    struct span user;
+    *ret_taken = true;
+    if (args_take_word(args, "ID"))
+        return args_u64(args, "number", &filter->id);
+    if (args_take_word(args, "ADDR"))
+        return args_text(args, "ip:port", &filter->address);
+    if (args_take_word(args, "USER")) {
+        bool ok = args_text(args, "user", &user);
+        filter->none |= ok && !span_equal(user, span_str("default"));
+        return ok;
+    }
+    *ret_taken = args_take_word(args, "TYPE");
+    if (!*ret_taken)
+        return true;
+    filter->plain = args_take_word(args, "NORMAL");
+    filter->subscribed = !filter->plain && args_take_word(args, "PUBSUB");
+    if (filter->plain || filter->subscribed)
+        return true;
+    filter->none = args_take_word(args, "MASTER") || args_take_word(args, "REPLICA") ||
+                   args_take_word(args, "SLAVE");
+    return filter->none || args_unexpected(args, "normal, pubsub, master or replica");
+}
+
+/* CLIENT KILL ip:port, or filters; the latter form answers how many were closed. */
 static enum handled client_kill(struct client *client, struct request *request, struct args *args)
 {
-    struct netd *netd = client->netd;
-    struct span address = {0};
-    uint64_t id = 0, killed = 0;
+    struct client_filter filter = {0};
     bool skip_me = true, old_form = args->left == 1;
-    if (old_form && !args_text(args, "ip:port", &address))
+    const char *expected = "ip:port, ID, ADDR, TYPE, USER or SKIPME";
+    if (args->left == 0)
+        return args_unexpected(args, expected), HANDLED_FAILED;
+    if (old_form && !args_text(args, "ip:port", &filter.address))
         return HANDLED_FAILED;
-    if (!old_form && args->left == 0)
-        return args_unexpected(args, "ip:port, ID, ADDR, LADDR, TYPE or SKIPME"), HANDLED_FAILED;
     while (args->left > 0) {
-        struct span ignored;
-        if (args_take_word(args, "ID")) {
-            if (!args_u64(args, "number", &id))
-                return HANDLED_FAILED;
-        } else if (args_take_word(args, "ADDR")) {
-            if (!args_text(args, "ip:port", &address))
-                return HANDLED_FAILED;
-        } else if (args_take_word(args, "LADDR") || args_take_word(args, "TYPE") ||
-                   args_take_word(args, "USER")) {
-            if (!args_text(args, "value", &ignored))
-                return HANDLED_FAILED;
-        } else if (args_take_word(args, "SKIPME")) {
-            skip_me = args_take_word(args, "YES");
-            if (!skip_me && !args_take_word(args, "NO"))
-                return args_unexpected(args, "yes or no"), HANDLED_FAILED;
-        } else {
-            return args_unexpected(args, "ID, ADDR, LADDR, TYPE, USER, SKIPME or end of input"),
-                   HANDLED_FAILED;
-        }
+        bool taken;
+        if (!take_filter(args, &filter, &taken))
+            return HANDLED_FAILED;
+        if (taken)
+            continue;
+        if (!args_take_word(args, "SKIPME"))
+            return args_unexpected(args, expected), HANDLED_FAILED;
+        skip_me = args_take_word(args, "YES");
+        if (!skip_me && !args_take_word(args, "NO"))
+            return args_unexpected(args, "yes or no"), HANDLED_FAILED;
     }
-    for (struct client *other = netd->clients; other != NULL; other = other->next) {
-        bool matches = (id == 0 || other->id == id) &&
-                       (address.ptr == NULL || span_equal(address, span_str(other->address)));
-        if (other->closing || !matches || (other == client && skip_me && !old_form))
+    uint64_t killed = 0;
+    for (struct client *other = client->netd->clients; other != NULL; other = other->next) {
+        if (!filter_matches(&filter, other) || (other == client && skip_me && !old_form))
             continue;
         killed++;
         if (other == client) {
@@ -329,21 +362,32 @@ static enum handled client_kill(struct client *client, struct request *request, 
     return HANDLED_DONE;
 }
 
-static enum handled client_list(struct client *client, struct request *request, struct args *args,
-                                bool all)
+static enum handled client_list(struct client *client, struct request *request, struct args *args)
+{
+    struct client_filter filter = {0};
+    while (args->left > 0) {
+        bool taken;
+        if (!take_filter(args, &filter, &taken))
+            return HANDLED_FAILED;
+        if (!taken)
+            return args_unexpected(args, "ID, ADDR, TYPE, USER or end of input"), HANDLED_FAILED;
+    }
+    struct buf text = {0};
+    for (struct client *other = client->netd->clients; other != NULL; other = other->next) {
+        if (filter_matches(&filter, other))
+            print_client(other, &text);
+    }
+    resp_bulk(request_out(request), buf_span(&text));
+    buf_release(&text);
+    return HANDLED_DONE;
+}
+
+static enum handled client_info(struct client *client, struct request *request, struct args *args)
 {
     struct buf text = {0};
-    while (all && args->left > 0) { /* filters: TYPE normal, ID id ...: read, and all are listed */
-        args->at++;
-        args->left--;
-    }
     if (!args_end(args))
         return HANDLED_FAILED;
-    if (!all)
-        print_client(client, &text);
-    for (struct client *other = client->netd->clients; all && other != NULL; other = other->next)
-        if (!other->closing)
-            print_client(other, &text);
+    print_client(client, &text);
     resp_bulk(request_out(request), buf_span(&text));
     buf_release(&text);
     return HANDLED_DONE;

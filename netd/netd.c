@@ -113,7 +113,7 @@ enum err netd_listen(struct netd *netd)
     netd->listen_poll.data = netd;
     netd->accepting = true;
     uv_poll_start(&netd->listen_poll, UV_READABLE, on_connection);
-    log_info(netd->log, "listen.started", "address=\"%s\"", text);
+    log_debug(netd->log, "listen.started", "address=\"%s\"", text);
     return ERR_OK;
 }
 
@@ -278,7 +278,7 @@ static void leave_if_quiet(struct netd *netd)
     for (struct client *client = netd->clients; client != NULL; client = client->next)
         client_hang_up(client);
     netd->said_bye = true;
-    log_info(netd->log, "stop.done", "clients=%lu", netd->client_count);
+    log_debug(netd->log, "stop.done", "clients=%lu", netd->client_count);
     child_bye(netd->child);
 }
 

@@ -135,7 +135,7 @@ void router_dial(struct router *router, uint32_t bucket, uint64_t link_id, uint6
 void router_bucket_state(struct router *router, uint32_t bucket, enum bucket_state state)
 {
     struct route *route = &router->routes[bucket];
-    log_info(router->log, "bucket.state", "bucket=%u state=%s", bucket,
+    log_debug(router->log, "bucket.state", "bucket=%u state=%s", bucket,
              state == BUCKET_DOWN ? "down"
              : state == BUCKET_UP ? "up"
                                   : "starting");
@@ -250,7 +250,7 @@ static void on_up(void *ctx, struct link *link)
     (void)link;
     route->up = true;
     route->down = false;
-    log_info(router->log, "link.up", "bucket=%u link=%lu", route->bucket, route->link_id);
+    log_debug(router->log, "link.up", "bucket=%u link=%lu", route->bucket, route->link_id);
     router->callbacks.on_link_state(router->callbacks.ctx, route->link_id, true);
     router->callbacks.on_bucket_up(router->callbacks.ctx, route->bucket);
 }
@@ -260,7 +260,7 @@ static void on_down(void *ctx, struct link *link)
     struct route *route = ctx;
     struct router *router = route->router;
     bool was_up = route->up;
-    log_info(router->log, "link.down", "bucket=%u link=%lu was_up=%d", route->bucket,
+    log_debug(router->log, "link.down", "bucket=%u link=%lu was_up=%d", route->bucket,
              route->link_id, was_up);
     route->up = false;
     route->link = NULL;

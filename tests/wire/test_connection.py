@@ -42,6 +42,12 @@ def test_client_kill_by_address(node):
         host, port = other.sock.getsockname()
         assert client.cmd("CLIENT", "KILL", f"{host}:{port}") == b"OK"
         assert other.closed()
+        assert client.cmd("CLIENT", "KILL", "TYPE", "pubsub") == 0
+        assert client.cmd("CLIENT", "KILL", "TYPE", "replica") == 0
+        assert client.cmd("CLIENT", "KILL", "USER", "nobody") == 0
+        assert client.ok("CLIENT", "LIST", "TYPE", "pubsub") == b""
+        assert client.ok("CLIENT", "LIST", "TYPE", "normal").count(b"id=") >= 1
+        assert isinstance(client.cmd("CLIENT", "KILL", "TYPE", "odd"), Error)
         assert isinstance(client.cmd("CLIENT", "KILL", "127.0.0.1:1"), Error)
 
 
