@@ -44,7 +44,8 @@ struct segments {
     uint32_t count, cap;
     uint32_t sealing; /* how many are being written */
     uint64_t mapped_bytes;
-    uint64_t first_offset; /* of the first entry that recovery delivered */
+    uint64_t first_offset; /* of the first entry that recovery delivered, and of the last */
+    uint64_t last_offset;
     uint64_t clock;
     struct seal_job *jobs; /* running */
     struct summary *summaries;

@@ -62,6 +62,7 @@ void segments_on_entry(struct bucket *bucket, const struct wal_entry *entry)
     bool gap = bucket->recovered_idx != 0 && entry->head->idx != bucket->recovered_idx + 1;
     if (segments->count == 0)
         segments->first_offset = entry->offset;
+    segments->last_offset = entry->offset;
     if (segments->count == 0 || gap) {
         if (segments->count > 0)
             segments->list[segments->count - 1].kept = true;
@@ -120,7 +121,7 @@ static void mark_holes(struct bucket *bucket, const struct wal_recovery *recover
     uint64_t offset = recovery->damage_offset;
     if (segments->count > 0 && offset >= recovery->data_start && offset < segments->first_offset)
         segments->list[0].hole_before = segments->holed = true;
-    if (segments->count > 0 && bucket->recovered_idx == wal_last_idx(bucket->wal))
+    if (segments->count > 0 && recovery->damage_last < segments->last_offset)
         return;
     if (segments->count > 0)
         segments->list[segments->count - 1].kept = true;
@@ -309,6 +310,7 @@ static enum err build_index(struct bucket *bucket, uint32_t i)
 {
     struct segments *segments = &bucket->segments;
     uint64_t number = segments->list[i].number;
+    bool hole_before = segments->list[i].hole_before; /* known from the segment before */
     struct rebuild rebuild = {.bucket = bucket};
     struct format_salt salt = segment_salt(bucket, number);
     struct wal_scan scan = {.ctx = &rebuild, .on_entry = rebuild_entry};
@@ -330,6 +332,7 @@ static enum err build_index(struct bucket *bucket, uint32_t i)
     for (uint32_t part = 0; part < rebuild.count; part++)
         segments->list[i + part] = (struct segment){
             .number = number, .index = rebuild.parts[part], .kept = !whole, .hole_before = !whole};
+    segments->list[i].hole_before |= hole_before;
     /* Nobody knows whether the damage reaches to the segment's end. */
     if (!whole && i + rebuild.count < segments->count)
         segments->list[i + rebuild.count].hole_before = true;

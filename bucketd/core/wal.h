@@ -84,7 +84,8 @@ struct wal_recovery {
     uint64_t torn_bytes;      /* cut */
     bool created;
     bool damaged; /* rot in the newest segment: read what is whole, append nothing */
-    uint64_t damage_offset;
+    uint64_t damage_offset; /* of the first damaged place ... */
+    uint64_t damage_last;   /* ... and of the last */
 };
 enum err wal_open(struct wal *wal, struct wal_recovery *ret_recovery) MUST_CHECK;
 

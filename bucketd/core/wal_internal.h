@@ -124,7 +124,7 @@ struct wal_pass {
     uint64_t batches, entries, events, first_idx;
     uint64_t last_offset, last_bytes, last_records; /* the last batch */
     uint64_t torn_bytes;
-    uint64_t problems, rots, rot_offset; /* first rot */
+    uint64_t problems, rots, rot_offset, rot_last; /* first and last rot */
     bool gap;                            /* the batch before this one is missing */
     bool gapped;                         /* one was */
     struct buf scratch;

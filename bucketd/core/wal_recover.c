@@ -256,6 +256,7 @@ static enum err newest_read(struct wal *wal, struct wal_reader *reader,
     recovery->damaged = front->header_bad || empty || pass->rots > 0;
     if (recovery->damaged && !front->header_bad)
         recovery->damage_offset = empty ? pass->data_start : pass->rot_offset;
+    recovery->damage_last = empty ? pass->data_start : pass->rot_last;
     return err;
 }
 

@@ -105,6 +105,8 @@ static void problem(struct wal_pass *pass, enum wal_problem kind, uint64_t offse
     pass->problems++;
     if (kind == WAL_ROT && pass->rots++ == 0)
         pass->rot_offset = offset;
+    if (kind == WAL_ROT)
+        pass->rot_last = offset;
     if (pass->scan->on_problem != NULL)
         pass->scan->on_problem(pass->scan->ctx, kind, offset, what);
 }
