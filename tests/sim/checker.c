@@ -250,8 +250,12 @@ static void on_events_reply(struct world *world, struct request *request,
                        request->read_event);
         return;
     }
-    bool cut_by_damage = world->model.rot && reply->more;
-    if (!cut_by_damage && !see_watermark(world, request, reply->watermark))
+    /* Where the newest events of a partition are damaged its watermark may be too low, but no
+     * answer may pretend that they don't exist. */
+    uint64_t watermark = reply->watermark;
+    if (world->model.rot && request->watermark == UINT64_MAX)
+        watermark = max_u64(watermark, request->low);
+    if (!see_watermark(world, request, watermark))
         return;
     if (newest > reply->watermark)
         trace_fail(&world->trace, "event %lu lies behind the watermark %lu", newest - 1,
@@ -266,7 +270,7 @@ static void on_events_reply(struct world *world, struct request *request,
         trace_fail(&world->trace, "a chunk ends at %lu and says to go on at %lu", at, reply->next);
     note_read(world, &(struct read_check){request->tag, request->partition, request->stream,
                                           request->reverse, reply->more, request->from, request->to,
-                                          first, count, reply->watermark});
+                                          first, count, watermark});
 }
 
 static void on_number_reply(struct world *world, struct request *request,

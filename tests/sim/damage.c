@@ -96,13 +96,18 @@ static void rot_data(struct world *world)
     world->totals.damaged_seeds = 1;
 }
 
-/* Where the last batch of a data file begins; 0: it has none. */
+/* Where the last whole batch of a data file begins; 0: it has none. */
 static uint64_t last_batch(struct span file)
 {
     uint64_t found = 0;
-    for (uint64_t at = 0; at + sizeof(struct batch_mark) <= file.len; at += 8) {
-        if (load_u64(file.ptr + at) == BATCH_HEAD_MAGIC &&
-            load_u64(file.ptr + at + offsetof(struct batch_mark, offset)) == at)
+    const uint64_t mark = sizeof(struct batch_mark);
+    for (uint64_t at = 0; at + mark <= file.len; at += 8) {
+        struct batch_mark head;
+        memcpy(&head, file.ptr + at, sizeof head);
+        if (head.magic != BATCH_HEAD_MAGIC || head.offset != at || head.bytes < 2 * mark || head.bytes > file.len - at)
+            continue;
+        /* One that was being written when the end came may be torn: then the one before is the last. */
+        if (load_u64(file.ptr + at + head.bytes - mark) == BATCH_TAIL_MAGIC)
             found = at;
     }
     return found;
