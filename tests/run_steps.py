@@ -59,6 +59,8 @@ def steps(full):
         Step("docs", f"{PYTHON} tests/doc_tables.py", minutes=2),
         Step("build-asan", "tests/build asan"),
         Step("build-release", "tests/build release"),
+        Step("build-tsan", "tests/build tsan"),
+        Step("threads-tsan", "build/tsan/tests/unit/threads_test", None, ["build-tsan"]),
         Step("symbols", "tests/symbols", RELEASE, release, minutes=2),
         Step("unit-asan", "meson test -C build/asan --no-rebuild --suite unit --print-errorlogs"
              " --timeout-multiplier 4", ASAN, asan),
