@@ -22,6 +22,7 @@ struct walk {
     bool from_start;     /* segment 0 is there: everything begins at 0 */
     struct index *index; /* of this segment; NULL: none to compare */
     bool index_bad;
+    struct index_summary *summary; /* of the segments around this one; NULL: none */
     uint64_t segment, batch_offset;
     struct wal_scan_result before; /* the segment before this one */
     bool before_known;
@@ -41,6 +42,9 @@ static enum err walk_segment(struct walk *walk, bool newest);
 static void compare_with_before(struct walk *walk, const struct wal_scan_result *now);
 static void open_index(struct walk *walk, bool sealed);
 static void close_index(struct walk *walk, uint64_t events);
+static void change_summary(struct walk *walk);
+static enum err summary_check_all(struct walk *walk, uint64_t first);
+static void ignore_line(void *ctx, const char *text);
 static void on_batch(void *ctx, const struct batch_mark *head);
 static void on_entry(void *ctx, const struct wal_entry *entry);
 static void check_event(struct walk *walk, const struct event_view *event, uint32_t position);
@@ -73,6 +77,8 @@ enum err verify_bucket(struct verify_bucket *out)
         err = walk_segments(&walk, &numbers);
     else if (err == ERR_NOTFOUND)
         err = ERR_OK; /* never started */
+    if (walk.summary != NULL)
+        index_summary_free(walk.summary, walk.disk);
     out->streams = verify_streams_count(walk.streams);
     buf_release(&numbers.list);
     buf_release(&walk.scratch);
@@ -128,6 +134,8 @@ static enum err walk_segments(struct walk *walk, const struct numbers *numbers)
             problem(walk, 0, "segments %" PRIu64 " to %" PRIu64 " are missing", walk->segment + 1,
                     number - 1);
         walk->segment = walk->salt.segment = number;
+        if (i == 0 || number % INDEX_SUMMARY_SEGMENTS == 0)
+            change_summary(walk);
         err = walk_segment(walk, i + 1 == count);
         if (err == ERR_NOTFOUND) {
             problem(walk, 0, "data.evts is missing");
@@ -257,6 +265,10 @@ static void check_event(struct walk *walk, const struct event_view *event, uint3
     check_stream(walk, event, offset);
     if (walk->index != NULL && !walk->index_bad)
         check_index(walk, event, position);
+    if (walk->summary != NULL &&
+        (!index_summary_has_event(walk->summary, &event->event_id) ||
+         !index_summary_has_stream(walk->summary, event->partition, event->stream)))
+        index_problem(walk, "the summary doesn't know the event at %" PRIu64, offset);
 }
 
 static void check_stream(struct walk *walk, const struct event_view *event, uint64_t offset)
@@ -313,6 +325,48 @@ static void close_index(struct walk *walk, uint64_t events)
                       index_event_count(walk->index), events);
     index_free(walk->index, walk->disk);
     walk->index = NULL;
+}
+
+/* The summary of the run of segments that begins here, or around here with the first. */
+static void change_summary(struct walk *walk)
+{
+    struct format_salt salt = walk->salt;
+    salt.segment -= salt.segment % INDEX_SUMMARY_SEGMENTS;
+    if (walk->summary != NULL)
+        index_summary_free(walk->summary, walk->disk);
+    walk->summary = NULL;
+    enum err err = summary_check_all(walk, salt.segment);
+    if (err == ERR_OK)
+        err = index_summary_open(walk->disk, &salt, &walk->summary);
+    if (err != ERR_OK)
+        walk->summary = NULL;
+    if (err != ERR_OK && err != ERR_NOTFOUND)
+        index_problem(walk, "summaries/%010" PRIu64 ".sum is damaged; a start makes it again",
+                      salt.segment);
+}
+
+static enum err summary_check_all(struct walk *walk, uint64_t first)
+{
+    char path[64];
+    struct file *file = NULL;
+    struct span view;
+    snprintf(path, sizeof path, "summaries/%010" PRIu64 ".sum", first);
+    enum err err = walk->disk->ops->open(walk->disk, path, OPEN_READ, &file);
+    if (err != ERR_OK)
+        return err;
+    err = walk->disk->ops->map(walk->disk, file, &view);
+    walk->disk->ops->close(walk->disk, file);
+    if (err != ERR_OK)
+        return err;
+    err = index_dump(view, ignore_line, NULL);
+    walk->disk->ops->unmap(walk->disk, view);
+    return err;
+}
+
+static void ignore_line(void *ctx, const char *text)
+{
+    (void)ctx;
+    (void)text;
 }
 
 /* By its id, its stream and its partition: the event must be found where it lies. */
