@@ -13,6 +13,8 @@
 
 /* Links at a time: one to netd, and the last one while its end isn't known yet. */
 #define LINKS_MAX 8
+/* Answers that netd hasn't taken; beyond it no request is taken in. */
+#define ANSWERS_WAITING_BYTES_MAX (8u << 20)
 
 struct daemon;
 
@@ -94,6 +96,7 @@ static enum err on_link_listen(void *ctx, uint64_t number, uint64_t peer_index, 
                                  .own_boot = d->args.boot,
                                  .peer_boot = peer_boot,
                                  .own_index = d->args.index,
+                                 .pause_bytes = ANSWERS_WAITING_BYTES_MAX,
                                  .log = &d->log};
     struct link_callbacks callbacks = {
         .ctx = l, .on_up = link_up, .on_down = link_down, .on_message = link_message};

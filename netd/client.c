@@ -15,8 +15,6 @@
 /* Requests of one connection that may wait for answers. */
 #define PENDING_MAX 4096u
 #define READS_MAX   256u
-/* What a read's answer is taken to hold before the first one came. */
-#define READ_BYTES_EXPECTED (64u << 10)
 /* Unread output above which a subscriber's pushes wait, and below which they go on. */
 #define PUSH_BYTES_MAX    (1u << 20)
 #define PUSH_BYTES_RESUME (256u << 10)
@@ -46,7 +44,7 @@ void client_new(struct netd *netd, int fd, const char *address)
     client->authenticated = netd->config->network.password[0] == '\0';
     client->last_command = "";
     client->input_done = true;
-    client->read_bytes = READ_BYTES_EXPECTED;
+    client->read_bytes = netd->event_bytes_max; /* a few answers show what is usual here */
     snprintf(client->address, sizeof client->address, "%s", address);
     client->reader = resp_reader_new(&(struct resp_limits){0});
     client_set_limits(client);

@@ -20,6 +20,8 @@
 #define SEND_BUFFER 8
 #define REDIAL_MS_MIN 10
 #define REDIAL_MS_MAX 100
+/* A frame is cut behind the message that makes it as large as this. */
+#define FRAME_BYTES (4u << 20)
 /* Capacity that an empty outbox keeps. */
 #define OUTBOX_KEEP_BYTES (1u << 20)
 /* Pipe events between two turns; more than these few only come from a peer gone mad. */
@@ -41,7 +43,13 @@ struct link {
     int pipe;               /* 0: nobody is there */
     bool hello_due, up, over, closing;
     struct buf outbox;
-    nng_msg *pending; /* a frame that nng hasn't taken yet */
+    size_t outbox_sent; /* of outbox: already in a frame */
+    nng_msg *pending;   /* a frame that nng hasn't taken yet */
+
+    nng_msg *frame;     /* being handled */
+    struct span rest;   /* of frame: messages not yet handled */
+    uint64_t pause_bytes;
+    bool paused;        /* rest waits until less is to go out */
 
     uv_poll_t recv_poll, send_poll;
     bool send_polling;
@@ -65,11 +73,17 @@ static void on_pipe_added(struct link *link, int pipe);
 static void on_pipe_removed(struct link *link, int pipe);
 static void on_readable(uv_poll_t *poll, int status, int events);
 static bool receive_one(struct link *link);
-static void handle_frame(struct link *link, struct span frame);
+static void handle_frame(struct link *link);
+static void handle_messages(struct link *link);
+static bool must_pause(struct link *link);
+static void resume_intake(struct link *link);
+static void drop_frame(struct link *link);
 static void handle_hello(struct link *link);
 static void end_link(struct link *link, const char *why);
 static void push(struct link *link);
-static nng_msg *make_frame(const struct link *link, const struct buf *messages);
+static size_t unsent(const struct link *link);
+static size_t frame_len(struct span messages);
+static nng_msg *make_frame(const struct link *link, struct span messages);
 static bool send_pending(struct link *link);
 static void on_sendable(uv_poll_t *poll, int status, int events);
 static void poll_closed(uv_handle_t *handle);
@@ -91,6 +105,7 @@ enum err link_open(uv_loop_t *loop, const struct link_config *config,
     link->log = config->log;
     link->own_boot = config->own_boot;
     link->peer_boot = config->peer_boot;
+    link->pause_bytes = config->pause_bytes;
     link->path = strdup(config->path);
     ASSERT(link->path != NULL && pthread_mutex_init(&link->lock, NULL) == 0);
     frame_pack_head(&link->head, &(struct frame_head){.version = PROTO_VERSION,
@@ -130,7 +145,7 @@ void link_flush(struct link *link)
 
 bool link_flushed(const struct link *link)
 {
-    return link->pending == NULL && link->outbox.len == 0;
+    return link->pending == NULL && unsent(link) == 0;
 }
 
 bool link_is_up(const struct link *link)
@@ -243,6 +258,7 @@ static void on_async(uv_async_t *async)
     }
     if (lost)
         end_link(link, "the connection flaps");
+    resume_intake(link);
 }
 
 static void on_pipe_added(struct link *link, int pipe)
@@ -253,11 +269,13 @@ static void on_pipe_added(struct link *link, int pipe)
 }
 
 /* Before the first hello the dialer just tries again. Afterwards the link is over, but what arrived
- * before the end still counts. */
+ * before the end still counts, unless it had to wait: its answers have nowhere to go. */
 static void on_pipe_removed(struct link *link, int pipe)
 {
     if (pipe != link->pipe)
         return;
+    if (link->paused)
+        drop_frame(link);
     while (!link->over && receive_one(link)) {
     }
     link->pipe = 0;
@@ -289,30 +307,44 @@ static void on_readable(uv_poll_t *poll, int status, int events)
     }
 }
 
-/* False where nothing waits. */
+/* False where nothing waits, or nothing may come in. */
 static bool receive_one(struct link *link)
 {
-    nng_msg *msg;
-    if (nng_recvmsg(link->socket, &msg, NNG_FLAG_NONBLOCK) != 0)
+    if (link->paused || nng_recvmsg(link->socket, &link->frame, NNG_FLAG_NONBLOCK) != 0)
         return false;
-    handle_frame(link, span_of(nng_msg_body(msg), nng_msg_len(msg)));
-    nng_msg_free(msg);
+    link->rest = span_of(nng_msg_body(link->frame), nng_msg_len(link->frame));
+    handle_frame(link);
     return true;
 }
 
-static void handle_frame(struct link *link, struct span frame)
+static void handle_frame(struct link *link)
 {
     struct frame_head head;
-    enum err err = frame_unpack_head(&frame, &head);
-    if (err == ERR_OK && (head.from_boot != link->peer_boot || head.to_boot != link->own_boot)) {
+    enum err err = frame_unpack_head(&link->rest, &head);
+    if (err != ERR_OK) {
+        log_error(link->log, "link.bad_frame", "path=\"%s\" error=%s", link->path, err_name(err));
+        drop_frame(link);
+        end_link(link, "bad frame");
+        return;
+    }
+    if ( (head.from_boot != link->peer_boot || head.to_boot != link->own_boot)) {
         log_warn(link->log, "link.stale_frame",
                  "path=\"%s\" from=%lu to=%lu expected_from=%lu expected_to=%lu", link->path,
                  head.from_boot, head.to_boot, link->peer_boot, link->own_boot);
+        drop_frame(link);
         return;
     }
+    handle_messages(link);
+}
+
+static void handle_messages(struct link *link)
+{
+    enum err err = ERR_OK;
     struct msg msg;
-    while (err == ERR_OK && frame.len > 0 && !link->over) {
-        err = msg_unpack(&frame, &msg);
+    while (err == ERR_OK && link->rest.len > 0 && !link->over) {
+        if (must_pause(link))
+            return;
+        err = msg_unpack(&link->rest, &msg);
         if (err == ERR_NOTFOUND) {
             err = ERR_OK; /* a message of a newer version */
         } else if (err == ERR_OK && msg.tag == TAG_link_hello) {
@@ -323,10 +355,40 @@ static void handle_frame(struct link *link, struct span frame)
             link->callbacks.on_message(link->callbacks.ctx, link, &msg);
         }
     }
+    drop_frame(link);
     if (err != ERR_OK) {
         log_error(link->log, "link.bad_frame", "path=\"%s\" error=%s", link->path, err_name(err));
         end_link(link, "bad frame");
     }
+}
+
+static bool must_pause(struct link *link)
+{
+    if (link->pause_bytes == 0 || unsent(link) <= link->pause_bytes)
+        return false;
+    link_flush(link);
+    if (unsent(link) <= link->pause_bytes)
+        return false;
+    link->paused = true;
+    uv_poll_stop(&link->recv_poll);
+    return true;
+}
+
+static void resume_intake(struct link *link)
+{
+    if (!link->paused || link->over || unsent(link) > link->pause_bytes)
+        return;
+    link->paused = false;
+    ASSERT(uv_poll_start(&link->recv_poll, UV_READABLE, on_readable) == 0);
+    handle_messages(link);
+}
+
+static void drop_frame(struct link *link)
+{
+    nng_msg_free(link->frame);
+    link->frame = NULL;
+    link->rest = (struct span){0};
+    link->paused = false;
 }
 
 static void handle_hello(struct link *link)
@@ -348,13 +410,22 @@ static void push(struct link *link)
         return;
     if (link->hello_due) {
         link->hello_due = false;
-        link->pending = make_frame(link, &link->hello);
+        link->pending = make_frame(link, buf_span(&link->hello));
         if (!send_pending(link))
             return;
     }
-    if (link->up && link->outbox.len > 0) {
-        link->pending = make_frame(link, &link->outbox);
-        buf_clear(&link->outbox, OUTBOX_KEEP_BYTES);
+    while (link->up && unsent(link) > 0) {
+        struct span messages = span_of(link->outbox.ptr + link->outbox_sent, unsent(link));
+        messages.len = frame_len(messages);
+        link->pending = make_frame(link, messages);
+        link->outbox_sent += messages.len;
+        if (unsent(link) == 0) {
+            buf_clear(&link->outbox, OUTBOX_KEEP_BYTES);
+            link->outbox_sent = 0;
+        } else if (link->outbox_sent > link->outbox.len / 2) {
+            buf_consume(&link->outbox, link->outbox_sent);
+            link->outbox_sent = 0;
+        }
         if (!send_pending(link))
             return;
     }
@@ -364,14 +435,31 @@ static void push(struct link *link)
     }
 }
 
-static nng_msg *make_frame(const struct link *link, const struct buf *messages)
+static size_t unsent(const struct link *link)
 {
-    size_t len = link->head.len + messages->len;
+    return link->outbox.len - link->outbox_sent;
+}
+
+/* Whole messages, one at least. */
+static size_t frame_len(struct span messages)
+{
+    struct span rest = messages;
+    struct msg msg;
+    if (messages.len <= FRAME_BYTES)
+        return messages.len;
+    while (rest.len > 0 && messages.len - rest.len < FRAME_BYTES)
+        ASSERT(msg_unpack(&rest, &msg) == ERR_OK);
+    return messages.len - rest.len;
+}
+
+static nng_msg *make_frame(const struct link *link, struct span messages)
+{
+    size_t len = link->head.len + messages.len;
     ASSERT(len <= LINK_MESSAGE_BYTES_MAX);
     nng_msg *msg;
     ASSERT(nng_msg_alloc(&msg, 0) == 0 && nng_msg_reserve(msg, len) == 0);
     ASSERT(nng_msg_append(msg, link->head.ptr, link->head.len) == 0);
-    ASSERT(nng_msg_append(msg, messages->ptr, messages->len) == 0);
+    ASSERT(nng_msg_append(msg, messages.ptr, messages.len) == 0);
     return msg;
 }
 
@@ -397,6 +485,7 @@ static void on_sendable(uv_poll_t *poll, int status, int events)
     (void)events;
     ASSERT(status == 0);
     push(poll->data);
+    resume_intake(poll->data);
 }
 
 /* --- Closing --- */
@@ -430,6 +519,8 @@ static void free_link(uv_handle_t *handle)
     struct link *link = handle->data;
     if (link->pending != NULL)
         nng_msg_free(link->pending);
+    if (link->frame != NULL)
+        nng_msg_free(link->frame);
     buf_release(&link->head);
     buf_release(&link->hello);
     buf_release(&link->outbox);

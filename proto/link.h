@@ -3,9 +3,9 @@
  *
  * One side listens on a path that is fresh for each link, the other dials (STYLE.md 3 and 4:
  * why). All messages packed into the outbox in one turn of the loop leave as one nng message (a
- * frame). Frames from or for another incarnation are dropped. nng's own buffers stay small; what
- * it can't take stays in the outbox (bounded by the callers' credit) and goes when SENDFD says
- * so.
+ * frame), or as several where they are many. Frames from or for another incarnation are
+ * dropped. nng's own buffers stay small; what it can't take stays in the outbox (bounded by the
+ * callers' credit and by pause_bytes) and goes when SENDFD says so.
  *
  * A link that was up and goes down is over: it is never up again; the supervisor introduces a
  * new one. */
@@ -37,6 +37,10 @@ struct link_config {
     bool listen;                /* or dial */
     uint64_t own_boot, peer_boot;
     uint64_t own_index;         /* goes out in link_hello */
+    /* While more bytes than this wait to go out, no further message comes in: answers that are
+     * much larger than their requests then can't fill the memory. 0: messages always come in. Only
+     * one side of a link may wait so, or both could wait for each other. */
+    uint64_t pause_bytes;
     const struct log *log;
 };
 

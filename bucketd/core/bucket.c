@@ -157,6 +157,7 @@ void bucket_on_link_lost(struct bucket *bucket, uint32_t link)
 uint64_t bucket_turn(struct bucket *bucket)
 {
     struct env *env = bucket->env;
+    fetch_resume(bucket);
     bucket_begin_term(bucket);
     if (wal_pending(bucket->wal) && !wal_flushing(bucket->wal))
         wal_flush(bucket->wal);

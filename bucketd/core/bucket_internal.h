@@ -65,6 +65,11 @@ struct range_read {
     struct buf bytes; /* what came */
     enum err err;
     bool running;
+    struct range_read *next; /* in a read_queue */
+};
+
+struct read_queue {
+    struct range_read *first, *last;
 };
 
 /* Where one event's bytes are found for as long as its view is used. Reused from event to event. */
@@ -185,7 +190,10 @@ struct bucket {
 
     struct query *queries; /* waiting for the disk */
     struct query *queries_free;
-    uint32_t queries_len;
+    uint32_t queries_len, queries_free_len;
+
+    uint64_t reading_bytes; /* asked of the disk by queries */
+    struct read_queue reads_waiting, reads_done; /* for room: to start; to be answered */
 
     struct append_scratch append;
     uint64_t flushed_ns; /* when the last flush ended */
@@ -199,6 +207,12 @@ struct bucket {
 /* Sent requests that wait for room, or reads that wait for the disk, at most; more get ERR_BUSY. */
 #define WAITING_BYTES_MAX (256ull << 20)
 #define QUERIES_MAX       8192u
+/* Ended queries whose memory is kept for the next ones. */
+#define QUERIES_KEPT_MAX 16u
+/* Queries' reads that run at a time, unless one alone is larger; and answers that wait to leave,
+ * beyond which no read is started. */
+#define READING_BYTES_MAX (16ull << 20)
+#define ANSWERS_BYTES_MAX (8ull << 20)
 /* Sealed segments whose index is still being written, at most; then appends wait. */
 #define SEALING_MAX 3u
 
@@ -262,6 +276,8 @@ bool summaries_skip_event(struct bucket *bucket, const struct uuid *event_id, ui
 
 /* --- fetch.c --- */
 void fetcher_release(struct fetcher *fetcher);
+/* Goes on with queries that waited until fewer bytes are read or wait to leave. */
+void fetch_resume(struct bucket *bucket);
 /* Decodes the event at this position. ERR_AGAIN: a read was submitted, fetcher->range.query will be
  * stepped. ERR_CORRUPT: the bytes are damaged. The view lives until the next fetch. */
 enum err fetch_event(struct bucket *bucket, struct fetcher *fetcher, uint64_t segment,

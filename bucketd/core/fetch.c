@@ -14,6 +14,10 @@ static bool range_holds(const struct range_read *range, uint64_t segment, uint64
                         size_t len);
 static enum err read_range(struct bucket *bucket, struct fetcher *fetcher, uint64_t segment,
                            uint64_t offset, size_t len);
+static void enqueue(struct read_queue *queue, struct range_read *range);
+static bool may_answer(struct bucket *bucket, const struct range_read *range);
+static bool may_start(struct bucket *bucket, const struct range_read *range);
+static void start_range(struct bucket *bucket, struct range_read *range);
 static void range_work(struct job *job, struct disk *disk);
 static void range_done(struct job *job);
 static void keep_blocks(struct bucket *bucket, const struct range_read *range);
@@ -142,10 +146,57 @@ static enum err read_range(struct bucket *bucket, struct fetcher *fetcher, uint6
         return ERR_OK;
     }
     range->running = true;
+    if (bucket->reads_waiting.first == NULL && may_start(bucket, range))
+        start_range(bucket, range);
+    else
+        enqueue(&bucket->reads_waiting, range);
+    return ERR_AGAIN;
+}
+
+void fetch_resume(struct bucket *bucket)
+{
+    struct range_read *range;
+    while ((range = bucket->reads_done.first) != NULL && may_answer(bucket, range)) {
+        bucket->reads_done.first = range->next;
+        range->running = false;
+        query_step(bucket, range->query);
+    }
+    while ((range = bucket->reads_waiting.first) != NULL && may_start(bucket, range)) {
+        bucket->reads_waiting.first = range->next;
+        start_range(bucket, range);
+    }
+}
+
+static void enqueue(struct read_queue *queue, struct range_read *range)
+{
+    range->next = NULL;
+    if (queue->first == NULL)
+        queue->first = range;
+    else
+        queue->last->next = range;
+    queue->last = range;
+}
+
+/* What was read may be much smaller than the answer: it may be compressed. */
+static bool may_answer(struct bucket *bucket, const struct range_read *range)
+{
+    const struct buf *out = bucket->env->ops->outbox(bucket->env, range->query->link);
+    return out == NULL || out->len <= ANSWERS_BYTES_MAX;
+}
+
+static bool may_start(struct bucket *bucket, const struct range_read *range)
+{
+    bool room =
+        bucket->reading_bytes == 0 || bucket->reading_bytes + range->len <= READING_BYTES_MAX;
+    return room && may_answer(bucket, range);
+}
+
+static void start_range(struct bucket *bucket, struct range_read *range)
+{
+    bucket->reading_bytes += range->len;
     range->job.work = range_work;
     range->job.done = range_done;
     bucket->env->ops->submit(bucket->env, &range->job);
-    return ERR_AGAIN;
 }
 
 static void range_work(struct job *job, struct disk *disk)
@@ -170,10 +221,11 @@ _Static_assert(offsetof(struct range_read, job) == 0, "a job is its range_read")
 static void range_done(struct job *job)
 {
     struct range_read *range = (struct range_read *)job;
-    struct query *query = range->query;
-    range->running = false;
-    keep_blocks(query->bucket, range);
-    query_step(query->bucket, query);
+    struct bucket *bucket = range->query->bucket;
+    bucket->reading_bytes -= range->len;
+    keep_blocks(bucket, range);
+    enqueue(&bucket->reads_done, range);
+    fetch_resume(bucket);
 }
 
 static void keep_blocks(struct bucket *bucket, const struct range_read *range)

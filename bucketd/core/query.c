@@ -23,6 +23,7 @@ struct cursor {
 static struct query *query_new(struct bucket *bucket, uint32_t link, uint64_t req_id,
                                enum query_kind kind);
 static void query_end(struct bucket *bucket, struct query *query);
+static void query_free(struct query *query);
 static bool set_partition(struct bucket *bucket, struct query *query, uint64_t partition);
 static bool set_stream(struct bucket *bucket, struct query *query, struct span stream,
                        const struct uuid *key);
@@ -118,9 +119,7 @@ void query_release(struct bucket *bucket)
             struct query *query = lists[i];
             lists[i] = query->next;
             query->fetcher.range.running = false;
-            fetcher_release(&query->fetcher);
-            buf_release(&query->records);
-            free(query);
+            query_free(query);
         }
     }
 }
@@ -136,6 +135,7 @@ static struct query *query_new(struct bucket *bucket, uint32_t link, uint64_t re
     struct query *query = bucket->queries_free;
     if (query != NULL) {
         bucket->queries_free = query->next;
+        bucket->queries_free_len--;
     } else {
         query = calloc(1, sizeof *query);
         ASSERT(query != NULL);
@@ -170,12 +170,24 @@ static void query_end(struct bucket *bucket, struct query *query)
     if (query->next != NULL)
         query->next->prev = query->prev;
     bucket->queries_len--;
+    if (bucket->queries_free_len >= QUERIES_KEPT_MAX) {
+        query_free(query);
+        return;
+    }
     buf_clear(&query->records, FETCH_KEEP_MAX);
     buf_clear(&query->fetcher.range.bytes, FETCH_KEEP_MAX);
     buf_clear(&query->fetcher.assembled, FETCH_KEEP_MAX);
     buf_clear(&query->fetcher.scratch, FETCH_KEEP_MAX);
     query->next = bucket->queries_free;
     bucket->queries_free = query;
+    bucket->queries_free_len++;
+}
+
+static void query_free(struct query *query)
+{
+    fetcher_release(&query->fetcher);
+    buf_release(&query->records);
+    free(query);
 }
 
 static bool set_partition(struct bucket *bucket, struct query *query, uint64_t partition)

@@ -452,3 +452,83 @@ def test_unread_replies_are_bounded(start, names, memory_counts):
         assert time.monotonic() - begin < 1.0
     greedy.close()
     node.stop()
+
+
+def test_unread_large_events_are_bounded(start, names, memory_counts):
+    """1,000 reads of one event of 8 MB, pipelined, nothing read: memory stays within bounds, here and in the bucket."""
+    import os
+
+    node = start({"bucket.count": 1, "cache.capacity_bytes": 64 << 20})
+    for content in (b"x" * 8000000, os.urandom(8000000)):
+        with node.client(timeout=30.0) as client:
+            made = client.ok("EAPPEND", names(), "E", "EXPECTED_VERSION", "empty", "PAYLOAD", content)
+        children = node.children()
+        greedy = node.client(rcvbuf=4096, timeout=2.0)
+        greedy.send_raw(encode("EGET", made["event_id"]) * 1000)
+        worst = 0
+        for _ in range(20):
+            with node.client(timeout=10.0) as client:
+                assert client.ok("PING") == b"PONG"
+            worst = max(worst, process_rss(children["netd"]), process_rss(children[0]))
+            time.sleep(0.05)  # samples memory over a second
+        assert worst < 512 << 20 or not memory_counts, f"{worst >> 20} MiB are held"
+        greedy.close()
+        assert node.children() == children, "a process ended"
+    node.stop()
+
+
+def test_many_large_reads(start, names):
+    """120 reads of 8 MB from 12 connections at once: every one is answered, and no process ends over it."""
+    node = start({"bucket.count": 1})
+    content = b"0123456789abcdef" * 500000
+    stream = names()
+    with node.client(timeout=30.0) as client:
+        made = client.ok("EAPPEND", stream, "E", "EXPECTED_VERSION", "empty", "PAYLOAD", content)
+    children = node.children()
+    clients = [node.client(timeout=120.0) for _ in range(12)]
+    for i, client in enumerate(clients):
+        client.send_raw((encode("EGET", made["event_id"]) if i % 2 else encode("ESCAN", stream, "-", "+")) * 10)
+    for i, client in enumerate(clients):
+        for _ in range(10):
+            reply = client.reply()
+            event = resp.event(reply) if i % 2 else resp.scan(reply)[1][0]
+            assert event["payload"] == content
+        client.close()
+    assert node.children() == children
+    node.stop()
+
+
+def test_numbers_as_arguments(client, names):
+    """RESP3 numbers where numbers are expected."""
+    stream = names()
+    partition = ids.partition_of(ids.default_key(stream))
+    client.send_raw(b"*7\r\n$7\r\nEAPPEND\r\n$%d\r\n%s\r\n$1\r\nE\r\n$16\r\nEXPECTED_VERSION\r\n$5\r\nempty\r\n"
+                    b"$9\r\nTIMESTAMP\r\n:77\r\n" % (len(stream), stream.encode()))
+    assert client.reply()["timestamp"] == 77
+    client.send_raw(b"*2\r\n$5\r\nEPSEQ\r\n:%d\r\n" % partition)
+    last = client.reply()
+    assert isinstance(last, int)
+    client.send_raw(b"*6\r\n$6\r\nEPSCAN\r\n:%d\r\n:%d\r\n:%d\r\n$5\r\nCOUNT\r\n:1\r\n" % (partition, last, last))
+    assert [event["timestamp"] for event in resp.scan(client.reply())[1]] == [77]
+    client.send_raw(b"*6\r\n$5\r\nEPSUB\r\n:%d\r\n$4\r\nFROM\r\n:%d\r\n$6\r\nWINDOW\r\n:5\r\n" % (partition, last))
+    subscription = client.reply()
+    assert client.messages(1)[0][2]["partition_sequence"] == last
+    client.send_raw(b"*3\r\n$4\r\nEACK\r\n+%s\r\n:0\r\n" % subscription)
+    assert client.reply() == b"OK"
+    client.send_raw(b"*3\r\n$7\r\nEAPPEND\r\n:5\r\n$1\r\nE\r\n")
+    assert client.reply() == b"INVALIDARG unexpected number: expected stream id"
+    client.send_raw(b"*2\r\n$5\r\nHELLO\r\n:3\r\n")
+    assert client.reply()["proto"] == 3
+
+
+def test_hello_switches_running_subscriptions(node, names):
+    """Messages take the form of the protocol that holds when they are sent."""
+    stream = names()
+    with node.client(3) as client, node.client() as writer:
+        client.ok("ESUB", stream, "FROM", 0)
+        assert client.push()[0] == b"subscribe"
+        for i, proto in enumerate((3, 2, 3, 2)):
+            client.ok("HELLO", proto)
+            writer.ok("EAPPEND", stream, "E", "EXPECTED_VERSION", "empty" if i == 0 else i - 1)
+            push = client.push()
+            assert type(push) is (Push if proto == 3 else list) and push[2] == i

@@ -55,8 +55,9 @@ class Model:
             self.owners[(partition, stream)] = str(key)
             event = {"event_id": str(event_id) if event_id else None, "partition_key": str(key),
                      "partition_id": partition, "partition_sequence": len(self.logs[partition]),
-                     "stream_version": len(self.stream(key, stream)), "timestamp": timestamp, "stream_id": stream, "event_name": name, "metadata": metadata,
-                     "payload": payload, "transaction": stored}
+                     "stream_version": len(self.stream(key, stream)), "timestamp": timestamp,
+                     "stream_id": stream, "event_name": name, "metadata": metadata, "payload": payload,
+                     "transaction": stored}
             self.logs[partition].append(event)
             stored.append(event)
             if event_id:
