@@ -104,9 +104,10 @@ static uint64_t last_batch(struct span file)
     for (uint64_t at = 0; at + mark <= file.len; at += 8) {
         struct batch_mark head;
         memcpy(&head, file.ptr + at, sizeof head);
-        if (head.magic != BATCH_HEAD_MAGIC || head.offset != at || head.bytes < 2 * mark || head.bytes > file.len - at)
+        if (head.magic != BATCH_HEAD_MAGIC || head.offset != at || head.bytes < 2 * mark ||
+            head.bytes > file.len - at)
             continue;
-        /* One that was being written when the end came may be torn: then the one before is the last. */
+        /* One that was being written when the end came may be torn: then it's the one before. */
         if (load_u64(file.ptr + at + head.bytes - mark) == BATCH_TAIL_MAGIC)
             found = at;
     }

@@ -8,12 +8,15 @@
 struct file {
     uint32_t inode;
     enum open_mode mode;
+    uint64_t errors_seen; /* of the inode's: each handle is told of a failed sync once */
 };
 
 /* The pieces that a sync under way will have made durable. */
 struct sync_set {
     uint64_t size, count;
+    uint32_t size_written;
     uint64_t *pieces;
+    uint32_t *written;
     uint8_t *bytes;
 };
 
@@ -87,7 +90,7 @@ static enum err disk_open(struct disk *base, const char *path, enum open_mode mo
         return err;
     struct file *file = malloc(sizeof *file);
     ASSERT(file != NULL);
-    *file = (struct file){.inode = at, .mode = mode};
+    *file = (struct file){.inode = at, .mode = mode, .errors_seen = disk->inodes[at].sync_errors};
     disk->inodes[at].handles++;
     disk->handles++;
     *ret_file = file;
@@ -154,11 +157,17 @@ static enum err disk_sync(struct disk *base, struct file *file)
     note(disk, DISK_SYNC, "", file->inode, set.size, set.count, verdict.err);
     if (disk->sync_lies) {
         free(set.pieces);
+        free(set.written);
         free(set.bytes);
         return verdict.err;
     }
-    sync_end(inode, &set, verdict.err == ERR_OK);
-    return verdict.err;
+    bool written = verdict.err == ERR_OK;
+    inode->sync_errors += !written;
+    sync_end(inode, &set, written);
+    /* Pages that another handle's sync couldn't write are lost, but this one hears of it too. */
+    bool told = file->errors_seen == inode->sync_errors;
+    file->errors_seen = inode->sync_errors;
+    return told ? ERR_OK : ERR_IO;
 }
 
 static struct sync_set sync_begin(const struct inode *file)
@@ -166,15 +175,17 @@ static struct sync_set sync_begin(const struct inode *file)
     uint64_t count = 0, all = file->cap / DISK_PIECE_BYTES;
     for (uint64_t i = 0; i < all; i++)
         count += file->pieces[i] != PIECE_CLEAN;
-    struct sync_set set = {.size = file->size};
+    struct sync_set set = {.size = file->size, .size_written = file->size_written};
     set.pieces = malloc((count + 1) * sizeof *set.pieces);
+    set.written = malloc((count + 1) * sizeof *set.written);
     set.bytes = malloc((count + 1) * DISK_PIECE_BYTES);
-    ASSERT(set.pieces != NULL && set.bytes != NULL);
+    ASSERT(set.pieces != NULL && set.written != NULL && set.bytes != NULL);
     for (uint64_t i = 0; i < all; i++) {
         if (file->pieces[i] == PIECE_CLEAN)
             continue;
         memcpy(set.bytes + set.count * DISK_PIECE_BYTES, file->cached + i * DISK_PIECE_BYTES,
                DISK_PIECE_BYTES);
+        set.written[set.count] = file->written[i];
         set.pieces[set.count++] = i;
         file->pieces[i] = PIECE_SYNCING;
     }
@@ -187,17 +198,21 @@ static void sync_end(struct inode *file, struct sync_set *set, bool written)
 {
     for (uint64_t i = 0; i < set->count; i++) {
         uint64_t piece = set->pieces[i];
-        if (written)
+        if (written && set->written[i] > file->stable[piece]) {
             memcpy(file->durable + piece * DISK_PIECE_BYTES, set->bytes + i * DISK_PIECE_BYTES,
                    DISK_PIECE_BYTES);
+            file->stable[piece] = set->written[i];
+        }
         if (file->pieces[piece] == PIECE_SYNCING)
             file->pieces[piece] = PIECE_CLEAN;
     }
-    if (written && file->cap > 0) {
+    if (written && set->size_written > file->size_stable) {
+        file->size_stable = set->size_written;
         file->durable_size = set->size;
         memset(file->durable + set->size, 0, file->cap - set->size);
     }
     free(set->pieces);
+    free(set->written);
     free(set->bytes);
 }
 

@@ -34,7 +34,12 @@ struct inode {
      * whether a block exists. */
     uint8_t *cached, *durable, *pieces, *blocks;
     uint64_t size, durable_size, cap;
+    /* For each piece a count of its writes, as it reads and as it is durable: a sync that takes
+     * long doesn't put old bytes over those of a later one. */
+    uint32_t *written, *stable;
+    uint32_t size_written, size_stable; /* the same for the size */
     unsigned block_count;
+    uint64_t sync_errors;
     /* A directory: as it is, as it is durable, and what lies between. */
     struct dir_list now, kept;
     struct dir_op *ops;

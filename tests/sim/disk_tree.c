@@ -62,6 +62,10 @@ struct sim_disk *sim_disk_clone(const struct sim_disk *disk)
             to->cached = copy_bytes(from->cached, from->cap);
             to->durable = copy_bytes(from->durable, from->cap);
             to->pieces = copy_bytes(from->pieces, from->cap / DISK_PIECE_BYTES);
+            to->written =
+                copy_bytes(from->written, from->cap / DISK_PIECE_BYTES * sizeof *from->written);
+            to->stable =
+                copy_bytes(from->stable, from->cap / DISK_PIECE_BYTES * sizeof *from->stable);
             to->blocks = copy_bytes(from->blocks, from->cap / DISK_BLOCK_BYTES);
         }
     }
@@ -386,11 +390,11 @@ static struct dir_list dir_copy(const struct dir_list *list)
 
 /* --- files --- */
 
-static uint8_t *grow(uint8_t *bytes, uint64_t from, uint64_t to)
+static void *grow(void *bytes, uint64_t from, uint64_t to)
 {
     bytes = realloc(bytes, to);
     ASSERT(bytes != NULL);
-    memset(bytes + from, 0, to - from);
+    memset((uint8_t *)bytes + from, 0, to - from);
     return bytes;
 }
 
@@ -402,7 +406,10 @@ void file_reserve(struct inode *file, uint64_t size)
     uint64_t cap = align_up(max_u64(size, file->cap * 2), DISK_BLOCK_BYTES);
     file->cached = grow(file->cached, file->cap, cap);
     file->durable = grow(file->durable, file->cap, cap);
-    file->pieces = grow(file->pieces, file->cap / DISK_PIECE_BYTES, cap / DISK_PIECE_BYTES);
+    uint64_t pieces = file->cap / DISK_PIECE_BYTES, more = cap / DISK_PIECE_BYTES;
+    file->pieces = grow(file->pieces, pieces, more);
+    file->written = grow(file->written, pieces * sizeof(uint32_t), more * sizeof(uint32_t));
+    file->stable = grow(file->stable, pieces * sizeof(uint32_t), more * sizeof(uint32_t));
     file->blocks = grow(file->blocks, file->cap / DISK_BLOCK_BYTES, cap / DISK_BLOCK_BYTES);
     file->cap = cap;
 }
@@ -414,6 +421,8 @@ void file_mark(struct inode *file, uint64_t offset, uint64_t len, uint8_t state)
     uint64_t first = offset / DISK_PIECE_BYTES;
     uint64_t last = (offset + len - 1) / DISK_PIECE_BYTES;
     memset(file->pieces + first, state, last - first + 1);
+    for (uint64_t i = first; i <= last && state == PIECE_DIRTY; i++)
+        file->written[i]++;
 }
 
 void file_set_size(struct sim_disk *disk, struct inode *file, uint64_t size)
@@ -429,6 +438,7 @@ void file_set_size(struct sim_disk *disk, struct inode *file, uint64_t size)
             file->blocks[i] = 0;
         }
     }
+    file->size_written += size != file->size;
     file->size = size;
 }
 
@@ -457,6 +467,8 @@ void file_release(struct inode *file)
     free(file->cached);
     free(file->durable);
     free(file->pieces);
+    free(file->written);
+    free(file->stable);
     free(file->blocks);
     free(file->now.entries);
     free(file->kept.entries);

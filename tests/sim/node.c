@@ -21,6 +21,7 @@ static uint64_t error_chance(const struct node *node, enum disk_op op);
 static void start_jobs(struct node *node);
 static void run_fiber(void *arg);
 static void on_job_event(void *ctx, uint64_t number);
+static void end_job(struct node *node, unsigned i);
 static void on_wake(void *ctx, uint64_t incarnation);
 static void end_turn(struct node *node);
 static void bury(struct node *node);
@@ -285,8 +286,8 @@ static void run_fiber(void *arg)
     job->worked = true;
 }
 
-/* The next stretch of a job's work; at its end the turn in which the core hears of it. Jobs of
- * an earlier incarnation aren't found any more. */
+/* The next stretch of a job's work; some time after its end the turn in which the core hears of it.
+ * Jobs of an earlier incarnation aren't found any more. */
 static void on_job_event(void *ctx, uint64_t number)
 {
     struct node *node = ctx;
@@ -296,6 +297,10 @@ static void on_job_event(void *ctx, uint64_t number)
     if (i == node->job_count)
         return;
     struct fiber_job *job = node->jobs[i];
+    if (job->worked) {
+        end_job(node, i);
+        return;
+    }
     node->current = job;
     bool ended = fiber_resume(job->fiber);
     node->current = NULL;
@@ -305,9 +310,16 @@ static void on_job_event(void *ctx, uint64_t number)
     }
     if (!ended)
         return;
+    node->running--;
+    sched_after(node->sched, prng_below(&node->prng, 60) * US, on_job_event, node, job->number);
+    start_jobs(node);
+}
+
+static void end_job(struct node *node, unsigned i)
+{
+    struct fiber_job *job = node->jobs[i];
     memmove(&node->jobs[i], &node->jobs[i + 1], (node->job_count - i - 1) * sizeof node->jobs[0]);
     node->job_count--;
-    node->running--;
     struct job *done = job->job;
     fiber_free(job->fiber);
     free(job);

@@ -25,7 +25,7 @@ void swarm_draw(struct swarm *swarm, struct prng *prng)
         .tx_events_max = (uint32_t)PICK(prng, 1, 3, 8, 40),
         .window = (uint32_t)PICK(prng, 1, 4, 16, 60),
         .batch = (uint32_t)PICK(prng, 1, 4, 16),
-        .tx_budget = (uint32_t)PICK(prng, 100, 200, 400, 700),
+        .tx_budget = (uint32_t)PICK(prng, 100, 300, 700, 1500),
         .think_ns = PICK(prng, 50, 300, 2000, 10000) * US,
         .idle_chance = PICK(prng, 0, 3000, 20000),
         .append_weight = (uint32_t)PICK(prng, 10, 30, 60),
@@ -74,7 +74,7 @@ static void draw_config(struct swarm *swarm, struct prng *prng)
 static void draw_faults(struct swarm *swarm, struct prng *prng)
 {
     swarm->crash_ops_mean = PICK(prng, 15, 60, 200, 600);
-    swarm->crashes_max = (uint32_t)PICK(prng, 5, 15, 30);
+    swarm->crashes_max = (uint32_t)PICK(prng, 10, 25, 60);
     swarm->recovery_crash_chance = PICK(prng, 0, 100000, 400000);
     swarm->power_chance = PICK(prng, 0, 500000, 500000, 1000000);
     swarm->stop_chance = PICK(prng, 0, 100000, 300000);
