@@ -80,6 +80,11 @@ struct fetcher {
     struct range_read range;
     struct buf assembled; /* an event that spans cached blocks */
     struct buf scratch;   /* decompressed data */
+    /* What is known of the event at hand: its parts may lie in blocks of which a small cache and
+     * `range` hold only one, so what was read is kept until the rest is there. */
+    uint64_t segment, offset;           /* of the event */
+    uint32_t distance, len;             /* of it; len 0: not known */
+    uint64_t head_segment, head_offset; /* of `head`; offset 0: not known */
     uint8_t head[sizeof(struct entry_head)];
 };
 

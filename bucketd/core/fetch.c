@@ -5,6 +5,8 @@
 
 #include "common/assert.h"
 
+static enum err learn_extent(struct bucket *bucket, struct fetcher *fetcher, uint64_t segment,
+                             uint64_t offset);
 static enum err get_bytes(struct bucket *bucket, struct fetcher *fetcher, uint64_t segment,
                           uint64_t offset, size_t len, struct buf *assembled,
                           const uint8_t **ret_bytes);
@@ -35,6 +37,44 @@ enum err fetch_event(struct bucket *bucket, struct fetcher *fetcher, uint64_t se
 {
     uint64_t offset = (uint64_t)position * POSITION_UNIT;
     const uint8_t *bytes;
+    enum err err = learn_extent(bucket, fetcher, segment, offset);
+    if (err != ERR_OK)
+        return err;
+    /* The entry's head is copied, so that fetching the event can't invalidate it. */
+    uint64_t entry_offset = offset - fetcher->distance;
+    if (fetcher->head_segment != segment || fetcher->head_offset != entry_offset) {
+        err = get_bytes(bucket, fetcher, segment, entry_offset, sizeof fetcher->head,
+                        &fetcher->assembled, &bytes);
+        if (err != ERR_OK)
+            return err;
+        memcpy(fetcher->head, bytes, sizeof fetcher->head);
+        fetcher->head_segment = segment;
+        fetcher->head_offset = entry_offset;
+    }
+    uint32_t len = fetcher->len;
+    err = get_bytes(bucket, fetcher, segment, offset, len, &fetcher->assembled, &bytes);
+    if (err != ERR_OK)
+        return err;
+    struct format_salt salt = bucket->salt;
+    salt.segment = segment;
+    err = wal_decode_event(&salt, entry_offset, span_of(fetcher->head, sizeof fetcher->head), offset,
+                           span_of(bytes, len), &fetcher->scratch, ret_event);
+    if (err != ERR_OK) {
+        /* Not to be believed the next time. */
+        fetcher->len = 0;
+        fetcher->head_offset = 0;
+    }
+    return err;
+}
+
+/* How far before the event its entry's head is, and how long it is. */
+static enum err learn_extent(struct bucket *bucket, struct fetcher *fetcher, uint64_t segment,
+                             uint64_t offset)
+{
+    if (fetcher->len > 0 && fetcher->segment == segment && fetcher->offset == offset)
+        return ERR_OK;
+    fetcher->len = 0;
+    const uint8_t *bytes;
     enum err err = get_bytes(bucket, fetcher, segment, offset, sizeof(struct event_head),
                              &fetcher->assembled, &bytes);
     if (err != ERR_OK)
@@ -43,21 +83,11 @@ enum err fetch_event(struct bucket *bucket, struct fetcher *fetcher, uint64_t se
     err = wal_event_extent(span_of(bytes, sizeof(struct event_head)), &distance, &len);
     if (err != ERR_OK || distance > offset || distance < sizeof(struct entry_head))
         return ERR_CORRUPT;
-
-    /* The entry's head is copied, so that fetching the event can't invalidate it. */
-    uint64_t entry_offset = offset - distance;
-    err = get_bytes(bucket, fetcher, segment, entry_offset, sizeof fetcher->head,
-                    &fetcher->assembled, &bytes);
-    if (err != ERR_OK)
-        return err;
-    memcpy(fetcher->head, bytes, sizeof fetcher->head);
-    err = get_bytes(bucket, fetcher, segment, offset, len, &fetcher->assembled, &bytes);
-    if (err != ERR_OK)
-        return err;
-    struct format_salt salt = bucket->salt;
-    salt.segment = segment;
-    return wal_decode_event(&salt, entry_offset, span_of(fetcher->head, sizeof fetcher->head),
-                            offset, span_of(bytes, len), &fetcher->scratch, ret_event);
+    fetcher->segment = segment;
+    fetcher->offset = offset;
+    fetcher->distance = distance;
+    fetcher->len = len;
+    return ERR_OK;
 }
 
 static enum err get_bytes(struct bucket *bucket, struct fetcher *fetcher, uint64_t segment,
