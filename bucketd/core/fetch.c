@@ -57,8 +57,8 @@ enum err fetch_event(struct bucket *bucket, struct fetcher *fetcher, uint64_t se
         return err;
     struct format_salt salt = bucket->salt;
     salt.segment = segment;
-    err = wal_decode_event(&salt, entry_offset, span_of(fetcher->head, sizeof fetcher->head), offset,
-                           span_of(bytes, len), &fetcher->scratch, ret_event);
+    err = wal_decode_event(&salt, entry_offset, span_of(fetcher->head, sizeof fetcher->head),
+                           offset, span_of(bytes, len), &fetcher->scratch, ret_event);
     if (err != ERR_OK) {
         /* Not to be believed the next time. */
         fetcher->len = 0;

@@ -157,8 +157,8 @@ static void fill_event(struct client *client, struct tx *tx, uint32_t i, uint32_
     event->name_at = add_bytes(client, tx, event->name_len);
     event->metadata_len = prng_chance(prng, 300000) ? (uint32_t)prng_below(prng, 100) : 0;
     event->metadata_at = add_bytes(client, tx, event->metadata_len);
-    event->payload_len =
-        (uint32_t)prng_below(prng, prng_chance(prng, 100000) ? swarm->payload_max + 1 : 120);
+    bool big = prng_chance(prng, swarm->big_chance);
+    event->payload_len = (uint32_t)prng_below(prng, big ? swarm->payload_max + 1 : 120);
     if (prng_chance(prng, swarm->invalid_chance))
         event->payload_len = (uint32_t)swarm->config.event_bytes_max + 1;
     event->payload_at = add_bytes(client, tx, event->payload_len);

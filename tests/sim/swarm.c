@@ -33,6 +33,7 @@ void swarm_draw(struct swarm *swarm, struct prng *prng)
         .scan_weight = (uint32_t)PICK(prng, 0, 5, 20),
         .number_weight = (uint32_t)PICK(prng, 0, 5, 10),
         .follow_weight = (uint32_t)PICK(prng, 0, 1, 5),
+        .big_chance = PICK(prng, 100000, 100000, 700000),
         .exact_chance = PICK(prng, 0, 300000, 800000, 1000000),
         .wrong_chance = PICK(prng, 0, 50000, 300000),
         .given_chance = PICK(prng, 0, 200000, 1000000),
