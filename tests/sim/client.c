@@ -23,7 +23,7 @@ static void drop_flights(struct flights *flights);
 
 void client_init(struct client *client, struct world *world, uint32_t index, struct prng *seed)
 {
-    *client = (struct client){.world = world, .index = index, .next_request = 1};
+    *client = (struct client){.world = world, .index = index, .next_request = 1, .final_reads = FINAL_READS};
     client->prng = prng_fork(seed);
 }
 
@@ -78,7 +78,8 @@ void client_disconnect(struct client *client)
 
 bool client_idle(const struct client *client)
 {
-    return client->link != 0 && client->request_count == 0 && client->resend_count == 0;
+    return client->link != 0 && client->request_count == 0 && client->resend_count == 0 &&
+           client->final_reads == 0;
 }
 
 struct request *client_find(struct client *client, uint64_t id)
@@ -100,7 +101,9 @@ static void on_tick(void *ctx, uint64_t link)
     if (client->link != link || world->over)
         return;
     uint64_t pause_ns = prng_range(&client->prng, swarm->think_ns / 2, swarm->think_ns * 2);
-    if (prng_chance(&client->prng, swarm->idle_chance))
+    if (world->finishing)
+        pause_ns = 200 * US;
+    else if (prng_chance(&client->prng, swarm->idle_chance))
         pause_ns = prng_range(&client->prng, SECOND / 2, 3 * SECOND);
     send_frame(client);
     sched_after(&world->sched, pause_ns, on_tick, client, link);
@@ -129,8 +132,9 @@ static void send_frame(struct client *client)
     }
     /* New ones only when nothing older waits: the order of a netd's appends stays. */
     while (count < most && client->request_count < swarm->window && client->resend_count == 0 &&
-           !world->finishing) {
+           (!world->finishing || client->final_reads > 0)) {
         struct request request;
+        client->final_reads -= world->finishing;
         if (!request_invent(client, &request))
             break;
         request_send(client, &request, &frame);

@@ -6,6 +6,8 @@
 #include "tests/sim/model.h"
 #include "tests/sim/prng.h"
 
+/* Each client reads so much at the end, from whatever the run left. */
+#define FINAL_READS  60u
 #define REQUESTS_MAX 128u
 #define CLIENT_PARTITIONS_MAX 64u
 
@@ -61,6 +63,7 @@ struct client {
     uint32_t *resend;       /* transactions, in order */
     uint32_t resend_count, resend_cap;
     bool resend_wait;
+    uint32_t final_reads;   /* still to be sent when the faults have ended */
     struct flights out, in;
     struct follow follows[CLIENT_PARTITIONS_MAX];
 };

@@ -25,8 +25,10 @@ bool request_invent(struct client *client, struct request *ret_request)
     struct request *request = ret_request;
     request->stream = (uint32_t)prng_below(&client->prng, model->stream_count);
     request->partition = model->streams[request->stream].partition;
-    uint64_t weights[] = {swarm->append_weight, swarm->get_weight, swarm->scan_weight,
-                          swarm->number_weight, swarm->follow_weight};
+    bool finishing = client->world->finishing;
+    uint64_t weights[] = {finishing ? 0 : swarm->append_weight, swarm->get_weight + 20 * finishing,
+                          swarm->scan_weight + finishing, swarm->number_weight + finishing,
+                          finishing ? 0 : swarm->follow_weight};
     uint64_t sum = 0, kind = 0;
     for (unsigned i = 0; i < 5; i++)
         sum += weights[i];
@@ -97,7 +99,7 @@ static struct tx *invent_tx(struct client *client)
     const struct swarm *swarm = &world->swarm;
     uint32_t stream = (uint32_t)prng_below(&client->prng, model->stream_count);
     uint32_t count = 1;
-    if (prng_chance(&client->prng, 300000))
+    if (prng_chance(&client->prng, swarm->multi_chance))
         count = (uint32_t)prng_range(&client->prng, 1, swarm->tx_events_max);
     struct tx *tx = model_add_tx(model, stream, count);
     prng_fill(&client->prng, tx->id.bytes, sizeof tx->id.bytes);

@@ -33,6 +33,7 @@ void swarm_draw(struct swarm *swarm, struct prng *prng)
         .scan_weight = (uint32_t)PICK(prng, 0, 5, 20),
         .number_weight = (uint32_t)PICK(prng, 0, 5, 10),
         .follow_weight = (uint32_t)PICK(prng, 0, 1, 5),
+        .multi_chance = PICK(prng, 300000, 300000, 900000),
         .big_chance = PICK(prng, 100000, 100000, 700000),
         .exact_chance = PICK(prng, 0, 300000, 800000, 1000000),
         .wrong_chance = PICK(prng, 0, 50000, 300000),
@@ -68,8 +69,8 @@ static void draw_config(struct swarm *swarm, struct prng *prng)
     if (segment_bytes < 16 << 10 && swarm->tx_events_max > 8)
         swarm->tx_events_max = 8;
     /* Small events where many go into one transaction, so that most of them fit. */
-    if (swarm->tx_events_max > 8)
-        swarm->payload_max = 16;
+    if (swarm->tx_events_max > 8 && swarm->payload_max > 16)
+        swarm->payload_max = segment_bytes < 64 << 10 ? 16 : 400;
 }
 
 static void draw_faults(struct swarm *swarm, struct prng *prng)

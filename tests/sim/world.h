@@ -28,7 +28,8 @@ struct swarm {
     uint32_t tx_budget;
     uint64_t think_ns, idle_chance;
     uint32_t append_weight, get_weight, scan_weight, number_weight, follow_weight;
-    uint64_t big_chance; /* of a payload up to payload_max */
+    uint64_t multi_chance; /* of a transaction of several events */
+    uint64_t big_chance;   /* of a payload up to payload_max */
     uint64_t exact_chance, wrong_chance, given_chance, repeat_chance, copy_chance, invalid_chance;
     uint64_t crash_ops_mean;        /* disk operations between crashes */
     uint64_t recovery_crash_chance, power_chance, stop_chance, timed_crash_chance, link_loss_ns;
