@@ -23,7 +23,8 @@ static void drop_flights(struct flights *flights);
 
 void client_init(struct client *client, struct world *world, uint32_t index, struct prng *seed)
 {
-    *client = (struct client){.world = world, .index = index, .next_request = 1, .final_reads = FINAL_READS};
+    *client = (struct client){
+        .world = world, .index = index, .next_request = 1, .final_reads = FINAL_READS};
     client->prng = prng_fork(seed);
 }
 
