@@ -43,13 +43,11 @@ void wal_free(struct wal *wal)
         return;
     struct disk *disk = wal->env->disk;
     /* A job that never came to its end may have opened the spare's file. */
-    struct file *created =
-        wal->spare_job.running && wal->spare == NULL ? wal->spare_job.file : NULL;
-    struct file *files[] = {wal->file, wal->spare, wal->roll.old_file, created};
-    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
-        if (files[i] != NULL)
-            disk->ops->close(disk, files[i]);
-    }
+    if (wal->spare_job.running && wal->spare.log == NULL)
+        wal_handles_close(disk, &wal->spare_job.files);
+    wal_handles_close(disk, &wal->files);
+    wal_handles_close(disk, &wal->spare);
+    wal_handles_close(disk, &wal->roll.old);
     buf_release(&wal->groups[0].bytes);
     buf_release(&wal->groups[1].bytes);
     buf_release(&wal->roll.checkpoint);
@@ -372,7 +370,7 @@ void wal_group_open(struct wal *wal, struct wal_group *group)
     buf_clear(&group->bytes, 2 * WAL_GROUP_BYTES);
     buf_append_zeros(&group->bytes, sizeof(struct batch_mark));
     group->at = wal->head;
-    group->file = wal->file;
+    group->file = wal->files.log;
     group->first_idx = group->last_idx = 0;
     group->records = 0;
     group->rolls = false;

@@ -145,9 +145,18 @@ struct wal_group {
     bool rolls; /* opens a new segment */
 };
 
+/* A segment's file, opened twice. The kernel tells each handle once of a write that failed later: if
+ * one handle served both, a job that prepares space could take the error away from the flush that it
+ * was about, and that flush would answer for bytes that never reached the disk. */
+struct wal_handles {
+    struct file *log;   /* flushes, rollover */
+    struct file *space; /* preparation of space */
+};
+void wal_handles_close(struct disk *disk, struct wal_handles *handles);
+
 /* What the flush of a group that opens a new segment does before it. */
 struct wal_roll {
-    struct file *old_file;
+    struct wal_handles old;
     uint64_t old_segment;
     uint32_t old_base;
     bool footer_needed;
@@ -171,7 +180,7 @@ struct wal_space_job {
     struct job job;
     struct wal *wal;
     bool running;
-    struct file *file;
+    struct wal_handles files; /* `space` is what the job works on */
     uint64_t segment;
     uint64_t from, need, to; /* need <= to: what must be had at least */
     const uint8_t *zeros;    /* WAL_ZERO_BYTES of them */
@@ -193,7 +202,7 @@ struct wal {
     uint64_t events_before;
 
     /* The segment records go to. */
-    struct file *file;
+    struct wal_handles files;
     uint64_t zeroed_end; /* allocated and zeroed up to here */
     uint64_t data_limit; /* groups, reserve included, end here at the latest */
     uint64_t step;
@@ -203,7 +212,7 @@ struct wal {
     bool witness_due;
 
     /* The next one. */
-    struct file *spare;
+    struct wal_handles spare;
     uint64_t spare_zeroed;
 
     struct wal_group groups[2];
@@ -242,7 +251,8 @@ uint64_t wal_step(const struct wal_config *config);
 void wal_checkpoint_make(const struct wal *wal, struct buf *out);
 /* The head moves to the beginning of a segment that is about to be opened; the tail is its
  * checkpoint's state. */
-void wal_segment_begin(struct wal *wal, uint64_t segment, struct file *file, uint64_t zeroed_end);
+void wal_segment_begin(struct wal *wal, uint64_t segment, struct wal_handles files,
+                       uint64_t zeroed_end);
 /* Writes header and both copies; not synced. */
 enum err wal_front_write(struct disk *disk, struct file *file, uint32_t base,
                          struct segment_header *header, struct buf *checkpoint) MUST_CHECK;

@@ -180,12 +180,11 @@ static enum err create_first(struct wal *wal)
                                    wal_limit(&wal->config, data_start)));
     err = wal_spare_prepare(job, disk);
     if (err == ERR_OK) {
-        wal_segment_begin(wal, 0, job->file, job->reached);
+        wal_segment_begin(wal, 0, job->files, job->reached);
         err = create_write(wal, disk);
     }
-    if (job->file != NULL)
-        disk->ops->close(disk, job->file);
-    job->file = wal->file = NULL;
+    wal_handles_close(disk, &job->files);
+    wal->files = job->files;
     job->need = 0;
     wal->tail = (struct wal_state){.next_seq = wal->tail.next_seq};
     return err;
@@ -196,16 +195,17 @@ static enum err create_write(struct wal *wal, struct disk *disk)
     struct wal_group *group = wal->open;
     struct segment_header header = wal_header_make(&wal->config, 0);
     wal_checkpoint_make(wal, &wal->roll.checkpoint);
-    enum err err = wal_front_write(disk, wal->file, wal->base, &header, &wal->roll.checkpoint);
+    enum err err = wal_front_write(disk, wal->files.log, wal->base, &header, &wal->roll.checkpoint);
     if (err != ERR_OK)
         return err;
     wal_group_open(wal, group);
     wal_append_config(wal);
     wal_group_mark(wal, group);
     wal_group_finish(group, wal->base);
-    err = disk->ops->pwrite(disk, wal->file, group->at.offset, group->bytes.ptr, group->bytes.len);
+    err = disk->ops->pwrite(disk, wal->files.log, group->at.offset, group->bytes.ptr,
+                            group->bytes.len);
     if (err == ERR_OK)
-        err = disk->ops->sync(disk, wal->file);
+        err = disk->ops->sync(disk, wal->files.log);
     return err == ERR_OK ? wal_publish(disk, 0) : err;
 }
 
@@ -291,22 +291,25 @@ static enum err newest_settle(struct wal *wal, struct wal_reader *reader, struct
     struct disk *disk = wal->env->disk;
     char path[48], dir[32];
     wal_data_path(wal->head.segment, false, path);
-    enum err err = disk->ops->open(disk, path, OPEN_WRITE, &wal->file);
+    enum err err = disk->ops->open(disk, path, OPEN_WRITE, &wal->files.log);
+    if (err == ERR_OK)
+        err = disk->ops->open(disk, path, OPEN_WRITE, &wal->files.space);
     if (err != ERR_OK)
         return err;
     if (pass->batches > 0) {
         const uint8_t *bytes = NULL;
         err = wal_reader_get(reader, pass->last_offset, pass->last_bytes, &bytes);
         if (err == ERR_OK)
-            err = disk->ops->pwrite(disk, wal->file, pass->last_offset, bytes, pass->last_bytes);
+            err =
+                disk->ops->pwrite(disk, wal->files.log, pass->last_offset, bytes, pass->last_bytes);
     }
     /* Beside damage nothing else is touched, but what readers will see must stay there. */
     if (wal->damaged)
-        return err == ERR_OK ? disk->ops->sync(disk, wal->file) : err;
+        return err == ERR_OK ? disk->ops->sync(disk, wal->files.log) : err;
     if (err == ERR_OK && front->sealed)
-        err = wal_footer_write(disk, wal->file, wal->base, &front->footer);
+        err = wal_footer_write(disk, wal->files.log, wal->base, &front->footer);
     else if (err == ERR_OK)
-        err = disk->ops->sync(disk, wal->file);
+        err = disk->ops->sync(disk, wal->files.log);
     if (err == ERR_OK && !front->sealed)
         err = newest_zero(wal, reader);
     if (err == ERR_OK)
@@ -336,9 +339,9 @@ static enum err newest_zero(struct wal *wal, struct wal_reader *reader)
         wal->disk_full = true;
         wal->disk_bytes -= reader->size - reached;
         wal->zeroed_end = reached;
-        err = disk->ops->truncate(disk, wal->file, reached);
+        err = disk->ops->truncate(disk, wal->files.log, reached);
     }
-    return err == ERR_OK ? disk->ops->sync(disk, wal->file) : err;
+    return err == ERR_OK ? disk->ops->sync(disk, wal->files.log) : err;
 }
 
 /* Writes zeros over what a torn batch left behind the head. Mostly there is nothing: zeros are left
@@ -353,7 +356,7 @@ static enum err zero_leftovers(struct wal *wal, struct wal_reader *reader, uint6
         size_t len = min_u64(WAL_ZERO_BYTES, reader->size - *ret_reached);
         err = wal_reader_get(reader, *ret_reached, len, &bytes);
         if (err == ERR_OK && memcmp(bytes, wal->zeros, len) != 0)
-            err = disk->ops->pwrite(disk, wal->file, *ret_reached, wal->zeros, len);
+            err = disk->ops->pwrite(disk, wal->files.log, *ret_reached, wal->zeros, len);
         if (err == ERR_OK)
             *ret_reached += len;
     }

@@ -84,7 +84,7 @@ void wal_space_poll(struct wal *wal)
         space_ahead(wal, wanted);
     bool spare_soon =
         wal->sealed || wal->data_limit <= WAL_SPARE_AT_ONCE_BYTES || used > wal->data_limit / 2;
-    if (spare_soon && wal->spare == NULL)
+    if (spare_soon && wal->spare.log == NULL)
         space_spare(wal, 0);
 }
 
@@ -97,7 +97,7 @@ void wal_retry_space(struct wal *wal)
     uint64_t wanted = min_u64(used + wal->step, wal->data_limit);
     if (!wal->sealed && wal->zeroed_end < wanted)
         space_ahead(wal, max_u64(wanted, wal->ahead.need));
-    else if (wal->spare == NULL || wal->spare_zeroed < wal->spare_job.need)
+    else if (wal->spare.log == NULL || wal->spare_zeroed < wal->spare_job.need)
         space_spare(wal, wal->spare_job.need);
     else
         wal->disk_full = false;
@@ -110,7 +110,7 @@ static void space_ahead(struct wal *wal, uint64_t need)
         return;
     job->job.work = ahead_work;
     job->job.done = ahead_done;
-    job->file = wal->file;
+    job->files = wal->files;
     job->segment = wal->head.segment;
     job->zeros = wal->zeros;
     job->from = wal->zeroed_end;
@@ -130,10 +130,10 @@ static void space_spare(struct wal *wal, uint64_t need)
     uint64_t limit = wal_limit(&wal->config, data_start);
     job->job.work = spare_work;
     job->job.done = spare_done;
-    job->file = wal->spare;
+    job->files = wal->spare;
     job->segment = wal->head.segment + 1;
     job->zeros = wal->zeros;
-    job->from = wal->spare != NULL ? wal->spare_zeroed : 0;
+    job->from = wal->spare.log != NULL ? wal->spare_zeroed : 0;
     job->need =
         min_u64(align_up(max_u64(need, data_start + WAL_DATA_BYTES_MIN), FORMAT_BLOCK), limit);
     job->to = max_u64(job->need, min_u64(align_up(data_start + wal->step, FORMAT_BLOCK), limit));
@@ -165,7 +165,7 @@ static enum err space_roll(struct wal *wal, uint64_t bound)
         space_ahead(wal, footer_end);
         return wal->disk_full ? ERR_FULL : ERR_AGAIN;
     }
-    if (wal->spare_job.running || wal->spare == NULL || wal->spare_zeroed < need) {
+    if (wal->spare_job.running || wal->spare.log == NULL || wal->spare_zeroed < need) {
         space_spare(wal, need);
         return wal->disk_full ? ERR_FULL : ERR_AGAIN;
     }
@@ -179,10 +179,10 @@ static void roll(struct wal *wal)
 {
     struct wal_roll *roll = &wal->roll;
     uint64_t data_end = wal->head.offset;
-    ASSERT(roll->old_file == NULL);
+    ASSERT(roll->old.log == NULL);
     if (wal->callbacks.on_roll != NULL)
         wal->callbacks.on_roll(wal->callbacks.ctx, wal->head.segment + 1);
-    roll->old_file = wal->file;
+    roll->old = wal->files;
     roll->old_segment = wal->head.segment;
     roll->footer_needed = !wal->sealed;
     roll->footer = (struct segment_footer){
@@ -201,7 +201,7 @@ static void roll(struct wal *wal)
         wal->disk_bytes -=
             wal->zeroed_end - min_u64(wal->zeroed_end, data_end + sizeof roll->footer);
     wal_segment_begin(wal, wal->head.segment + 1, wal->spare, wal->spare_zeroed);
-    wal->spare = NULL;
+    wal->spare = (struct wal_handles){0};
     wal->spare_zeroed = 0;
     wal->spare_job.need = 0;
     roll->header = wal_header_make(&wal->config, wal->head.segment);
@@ -211,11 +211,12 @@ static void roll(struct wal *wal)
 }
 
 /* The tail's state becomes that of a new segment's checkpoint. */
-void wal_segment_begin(struct wal *wal, uint64_t segment, struct file *file, uint64_t zeroed_end)
+void wal_segment_begin(struct wal *wal, uint64_t segment, struct wal_handles files,
+                       uint64_t zeroed_end)
 {
     struct format_salt salt = wal_salt(wal, segment);
     uint64_t data_start = wal_data_start(wal->slots);
-    wal->file = file;
+    wal->files = files;
     wal->zeroed_end = zeroed_end;
     wal->head = (struct lsn){.segment = segment, .offset = data_start};
     wal->data_limit = wal_limit(&wal->config, data_start);
@@ -281,7 +282,7 @@ enum err wal_roll_write(struct wal_flush_job *job, struct disk *disk)
     enum err err = ERR_OK;
     job->what = "sealing of a segment";
     if (roll->footer_needed)
-        err = wal_footer_write(disk, roll->old_file, roll->old_base, &roll->footer);
+        err = wal_footer_write(disk, roll->old.log, roll->old_base, &roll->footer);
     if (err != ERR_OK)
         return err;
     job->what = "opening of a segment";
@@ -292,8 +293,7 @@ enum err wal_roll_write(struct wal_flush_job *job, struct disk *disk)
         err = wal_publish(disk, new_segment);
     if (err != ERR_OK)
         return err;
-    disk->ops->close(disk, roll->old_file);
-    roll->old_file = NULL;
+    wal_handles_close(disk, &roll->old);
     return ERR_OK;
 }
 
@@ -362,7 +362,7 @@ static void spare_work(struct job *base, struct disk *disk)
 static void spare_done(struct job *base)
 {
     struct wal_space_job *job = (struct wal_space_job *)base;
-    job->wal->spare = job->file;
+    job->wal->spare = job->files;
     space_done(job->wal, job, &job->wal->spare_zeroed);
 }
 
@@ -390,7 +390,7 @@ static void space_done(struct wal *wal, struct wal_space_job *job, uint64_t *zer
 /* Makes the spare's file where there is none yet. Where the disk is full nothing of it stays. */
 enum err wal_spare_prepare(struct wal_space_job *job, struct disk *disk)
 {
-    bool is_new = job->file == NULL;
+    bool is_new = job->files.space == NULL;
     enum err err = is_new ? spare_create(job, disk) : ERR_OK;
     if (err == ERR_OK)
         err = space_get(job, disk);
@@ -403,9 +403,7 @@ enum err wal_spare_prepare(struct wal_space_job *job, struct disk *disk)
         err = disk->ops->sync_dir(disk, "segments");
     if (err != ERR_FULL || !is_new)
         return err;
-    if (job->file != NULL)
-        disk->ops->close(disk, job->file);
-    job->file = NULL;
+    wal_handles_close(disk, &job->files);
     job->reached = 0;
     enum err undo = disk->ops->unlink(disk, path);
     if (undo != ERR_OK && undo != ERR_NOTFOUND)
@@ -420,7 +418,18 @@ static enum err spare_create(struct wal_space_job *job, struct disk *disk)
     job->reached = 0;
     enum err err = disk->ops->mkdir(disk, wal_segment_dir(job->segment, dir));
     wal_data_path(job->segment, true, path);
-    return err == ERR_OK ? disk->ops->open(disk, path, OPEN_CREATE, &job->file) : err;
+    if (err == ERR_OK)
+        err = disk->ops->open(disk, path, OPEN_CREATE, &job->files.space);
+    return err == ERR_OK ? disk->ops->open(disk, path, OPEN_WRITE, &job->files.log) : err;
+}
+
+void wal_handles_close(struct disk *disk, struct wal_handles *handles)
+{
+    if (handles->log != NULL)
+        disk->ops->close(disk, handles->log);
+    if (handles->space != NULL)
+        disk->ops->close(disk, handles->space);
+    *handles = (struct wal_handles){0};
 }
 
 /* As much of [from, to) as can be had, [from, need) at least; else ERR_FULL. */
@@ -428,9 +437,9 @@ static enum err space_get(struct wal_space_job *job, struct disk *disk)
 {
     job->reached = job->from;
     for (uint64_t to = job->to;;) {
-        enum err err = disk->ops->allocate(disk, job->file, job->from, to - job->from);
+        enum err err = disk->ops->allocate(disk, job->files.space, job->from, to - job->from);
         if (err == ERR_OK)
-            return wal_zero(disk, job->file, job->zeros, job->from, to, &job->reached);
+            return wal_zero(disk, job->files.space, job->zeros, job->from, to, &job->reached);
         if (err != ERR_FULL || to <= job->need)
             return err;
         uint64_t half = align_up(job->from + (to - job->from) / 2, FORMAT_BLOCK);
