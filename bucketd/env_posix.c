@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/random.h>
 #include <unistd.h>
 
@@ -53,11 +54,27 @@ static void job_ran(uv_work_t *work, int status)
 static void posix_submit(struct env *env, struct job *job)
 {
     struct env_posix *posix = (struct env_posix *)env;
+    if (job->brief && posix->finished_count < ENV_FINISHED_MAX) {
+        job->work(job, env->disk);
+        posix->finished[posix->finished_count++] = job;
+        return;
+    }
     struct pool_job *pool_job = malloc(sizeof *pool_job);
     ASSERT(pool_job != NULL);
     *pool_job = (struct pool_job){.job = job, .disk = env->disk};
     pool_job->work.data = pool_job;
     ASSERT(uv_queue_work(posix->loop, &pool_job->work, run_job, job_ran) == 0);
+}
+
+bool env_posix_finish(struct env_posix *env)
+{
+    unsigned count = env->finished_count;
+    struct job *finished[ENV_FINISHED_MAX];
+    memcpy(finished, env->finished, sizeof finished);
+    env->finished_count = 0;
+    for (unsigned i = 0; i < count; i++)
+        finished[i]->done(finished[i]);
+    return count > 0;
 }
 
 static struct buf *posix_outbox(struct env *env, uint32_t link)

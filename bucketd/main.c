@@ -257,6 +257,8 @@ static void start_turns(struct daemon *d)
 static void turn(struct daemon *d)
 {
     uint64_t next_ns = bucket_turn(d->bucket);
+    while (env_posix_finish(&d->env))
+        next_ns = bucket_turn(d->bucket);
     if (next_ns == UINT64_MAX) {
         uv_timer_stop(&d->timer);
     } else {

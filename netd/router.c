@@ -11,6 +11,8 @@
 #define SCANS_IN_FLIGHT_MAX 64u
 /* How long a call rests that a bucket refused with "not now". */
 #define REFUSED_PAUSE_MS 10u
+/* From then on a frame in flight keeps no other from being sent. */
+#define WORKING_MS_MAX 3u
 #define SLOT_NONE        UINT32_MAX
 
 /* What an answer's req_id leads to. A slot outlives its call where the call was cancelled in
@@ -35,6 +37,7 @@ struct route {
     struct call_list appends; /* waiting */
     struct call_list frame;   /* sent, in order */
     struct call_list refused; /* of this frame, to be sent again before the waiting ones */
+    uint64_t frame_sent_ms;
     uint32_t frame_pending;   /* answers the frame still owes, cancelled calls included */
     struct call_list reads, reading;
     uint32_t slots_used[3]; /* by slot_kind */
@@ -51,6 +54,10 @@ struct router {
     uint64_t own_boot, now_ms;
     struct router_callbacks callbacks;
     uint32_t route_count;
+    uint32_t first_route; /* whose turn it is to send first */
+    /* Frames of appends at work at a time: as many as there are processors. More would only be
+     * smaller, and each costs about as much as 20 appends. */
+    uint32_t working_max;
     bool room_made;
     struct router_stats stats;
     struct route routes[];
@@ -64,6 +71,7 @@ static bool is_refusal(const struct route *route, const struct call *call, const
 static void requeue_refused(struct route *route, struct call *call);
 static void take_back(struct route *route);
 static void prepend(struct call_list *to, struct call_list *from);
+static uint32_t frames_at_work(const struct router *router);
 static void send_frame(struct route *route);
 static void send_reads(struct route *route);
 static void send_call(struct route *route, struct call *call, enum slot_kind kind);
@@ -88,6 +96,7 @@ struct router *router_new(uv_loop_t *loop, const struct config *config, const st
     router->own_boot = own_boot;
     router->callbacks = *callbacks;
     router->route_count = config->bucket.count;
+    router->working_max = uv_available_parallelism();
     for (uint32_t i = 0; i < router->route_count; i++)
         router->routes[i] = (struct route){.router = router, .bucket = i, .slot_free = SLOT_NONE};
     return router;
@@ -204,17 +213,35 @@ bool router_bucket_is_down(const struct router *router, uint32_t bucket)
 void router_flush(struct router *router, uint64_t now_ms)
 {
     router->now_ms = now_ms;
+    uint32_t working = frames_at_work(router), first = router->first_route;
     for (uint32_t i = 0; i < router->route_count; i++) {
-        struct route *route = &router->routes[i];
+        struct route *route = &router->routes[(first + i) % router->route_count];
         if (!route->up)
             continue;
         if (route->frame_pending == 0 && route->appends.first != NULL &&
-            now_ms >= route->appends_rest_until_ms)
+            now_ms >= route->appends_rest_until_ms && working < router->working_max) {
             send_frame(route);
+            route->frame_sent_ms = now_ms;
+            working++;
+            router->first_route = route->bucket + 1;
+        }
         if (route->reads.first != NULL && now_ms >= route->reads_rest_until_ms)
             send_reads(route);
         link_flush(route->link);
     }
+}
+
+/* Frames that keep a processor busy. One that takes long waits for something else (a slow disk, a
+ * process that stands still or starts again): nobody waits for it. */
+static uint32_t frames_at_work(const struct router *router)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < router->route_count; i++) {
+        const struct route *route = &router->routes[i];
+        count += route->up && route->frame_pending > 0 &&
+                 router->now_ms - route->frame_sent_ms < WORKING_MS_MAX;
+    }
+    return count;
 }
 
 void router_tick(struct router *router, uint64_t now_ms)

@@ -7,15 +7,17 @@
 
 #include "common/assert.h"
 
-#define NS_PER_MS       1000000ull
-#define WITNESS_IDLE_NS (1000 * NS_PER_MS)
-#define SPACE_RETRY_NS  (200 * NS_PER_MS)
+#define NS_PER_MS          1000000ull
+#define WITNESS_IDLE_NS    (1000 * NS_PER_MS)
+#define BRIEF_FLUSH_NS_MAX (1 * NS_PER_MS)
+#define SPACE_RETRY_NS     (200 * NS_PER_MS)
 
 static void find_unknown_ends(struct bucket *bucket, uint64_t newest);
 static void wal_on_entry(void *ctx, const struct wal_entry *entry);
 static void wal_on_durable(void *ctx, uint64_t last_idx, struct lsn at, struct span written);
 static void wal_on_roll(void *ctx, uint64_t new_segment);
 static void wal_on_space(void *ctx);
+static void start_flush(struct bucket *bucket);
 
 struct bucket *bucket_new(const struct bucket_config *config, struct env *env)
 {
@@ -26,6 +28,7 @@ struct bucket *bucket_new(const struct bucket_config *config, struct env *env)
     bucket->config = *config;
     bucket->env = env;
     bucket->salt = (struct format_salt){.cluster_id = config->cluster_id, .bucket = config->bucket};
+    bucket->flush_took_ns = UINT64_MAX; /* none yet */
     env->ops->random(env, &bucket->hash_seed, sizeof bucket->hash_seed);
     bucket->partition_count =
         (config->partition_count - config->bucket + config->bucket_count - 1) /
@@ -160,7 +163,7 @@ uint64_t bucket_turn(struct bucket *bucket)
     fetch_resume(bucket);
     bucket_begin_term(bucket);
     if (wal_pending(bucket->wal) && !wal_flushing(bucket->wal))
-        wal_flush(bucket->wal);
+        start_flush(bucket);
     if (wal_busy(bucket->wal) || wal_pending(bucket->wal))
         return UINT64_MAX;
     uint64_t now = env->ops->now_ns(env), next = UINT64_MAX;
@@ -178,6 +181,18 @@ uint64_t bucket_turn(struct bucket *bucket)
         return min_u64(next, witness_ns);
     bucket->idle = !wal_flush_witness(bucket->wal);
     return next;
+}
+
+/* In the pool, so that reads never wait behind the disk; but where no read came since the last
+ * flush, and that was a short one, here: the way through the pool costs about as much as the disk.
+ */
+static void start_flush(struct bucket *bucket)
+{
+    bool quiet = bucket->stats.reads == bucket->reads_at_flush;
+    wal_set_brief(bucket->wal, quiet && bucket->flush_took_ns < BRIEF_FLUSH_NS_MAX);
+    bucket->reads_at_flush = bucket->stats.reads;
+    bucket->flush_started_ns = bucket->env->ops->now_ns(bucket->env);
+    wal_flush(bucket->wal);
 }
 
 void bucket_stop(struct bucket *bucket)
@@ -245,6 +260,7 @@ static void wal_on_durable(void *ctx, uint64_t last_idx, struct lsn at, struct s
 {
     struct bucket *bucket = ctx;
     bucket->flushed_ns = bucket->env->ops->now_ns(bucket->env);
+    bucket->flush_took_ns = bucket->flushed_ns - bucket->flush_started_ns;
     bucket->stats.flushes++;
     bucket->stats.flushed_bytes += written.len;
     bucket->idle = false;
@@ -269,8 +285,7 @@ static void wal_on_space(void *ctx)
 /* A new incarnation leads with a term of its own; its NOOP commits what it found. */
 void bucket_begin_term(struct bucket *bucket)
 {
-    if (bucket->term_begun || bucket->damaged ||
-        wal_fits(bucket->wal, WAL_TERM_BOUND) != ERR_OK)
+    if (bucket->term_begun || bucket->damaged || wal_fits(bucket->wal, WAL_TERM_BOUND) != ERR_OK)
         return;
     wal_append_vote(bucket->wal, wal_term(bucket->wal) + 1, (uint64_t)bucket->config.node + 1);
     wal_append_noop(bucket->wal);

@@ -201,6 +201,8 @@ struct bucket {
     struct read_queue reads_waiting, reads_done; /* for room: to start; to be answered */
 
     struct append_scratch append;
+    uint64_t flush_started_ns, flush_took_ns; /* the last one */
+    uint64_t reads_at_flush;                   /* stats.reads when it began */
     uint64_t flushed_ns; /* when the last flush ended */
     bool idle;           /* and the witness of it is written */
     bool term_begun;     /* this incarnation's vote and NOOP are in the log */

@@ -61,6 +61,9 @@ struct job {
     void (*work)(struct job *, struct disk *);
     void (*done)(struct job *);
     void *env_private;
+    /* A wish: do the work at once in the core's thread, because it is short and nobody else waits
+     * for that thread. `done` comes after submit has returned in any case. */
+    bool brief;
 };
 
 struct env {

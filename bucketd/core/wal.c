@@ -418,6 +418,11 @@ void wal_flush(struct wal *wal)
         flush_start(wal);
 }
 
+void wal_set_brief(struct wal *wal, bool brief)
+{
+    wal->brief = brief;
+}
+
 bool wal_flush_witness(struct wal *wal)
 {
     bool room = wal->head.offset + WAL_RESERVE_BYTES <= wal->zeroed_end;
@@ -437,6 +442,7 @@ static void flush_start(struct wal *wal)
     struct wal_flush_job *job = &wal->flush;
     job->job.work = flush_work;
     job->job.done = flush_done;
+    job->job.brief = wal->brief && !group->rolls;
     job->group = group;
     job->roll = group->rolls ? &wal->roll : NULL;
     job->base = wal->base;

@@ -130,6 +130,8 @@ bool wal_pending(const struct wal *wal);
 bool wal_flushing(const struct wal *wal);
 /* Starts the flush of the open group if none is running and there is something to flush. */
 void wal_flush(struct wal *wal);
+/* Whether the next flushes should be done in the core's thread (struct job, brief). */
+void wal_set_brief(struct wal *wal, bool brief);
 /* The idle witness: an empty batch that says the last one was synced. True where one is due
  * (something was written since the last witness) and was started. */
 bool wal_flush_witness(struct wal *wal);

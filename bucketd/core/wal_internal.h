@@ -226,7 +226,7 @@ struct wal {
     uint8_t *zeros;
 
     uint64_t disk_bytes;
-    bool flushing, disk_full, damaged, failed;
+    bool flushing, disk_full, damaged, failed, brief;
     bool opening; /* in wal_open: space is prepared at once, not by jobs */
 };
 

@@ -126,6 +126,7 @@ static void on_turn(uv_prepare_t *prepare)
         answered = driver->answered;
         send_more(driver);
         bucket_turn(driver->bucket);
+        env_posix_finish(&driver->env);
         take_answers(driver);
     } while (driver->answered != answered);
     bool all = driver->answered == driver->events && driver->reads_answered == driver->reads;
