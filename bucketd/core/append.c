@@ -255,8 +255,12 @@ static bool answer_duplicate(struct bucket *bucket, uint32_t link, const struct 
             continue;
         }
         if (err != ERR_OK) {
-            bucket_fail(bucket, link, req->req_id, ERR_READ,
-                        "can't tell whether the event ids are new: stored data is damaged");
+            /* A first try that nobody heard of may be what can't be read. */
+            bool retry = (req->flags & APPEND_RETRY) != 0;
+            bucket_fail(bucket, link, req->req_id, retry ? ERR_IO : ERR_READ,
+                        "%s: stored data is damaged",
+                        retry ? "outcome unknown, a first try may be stored"
+                              : "can't tell whether the event ids are new");
             return true;
         }
         if (found == NULL)

@@ -145,9 +145,9 @@ struct wal_group {
     bool rolls; /* opens a new segment */
 };
 
-/* A segment's file, opened twice. The kernel tells each handle once of a write that failed later: if
- * one handle served both, a job that prepares space could take the error away from the flush that it
- * was about, and that flush would answer for bytes that never reached the disk. */
+/* A segment's file, opened twice. The kernel tells each handle once of a write that failed later:
+ * if one handle served both, a job that prepares space could take the error away from the flush
+ * that it was about, and that flush would answer for bytes that never reached the disk. */
 struct wal_handles {
     struct file *log;   /* flushes, rollover */
     struct file *space; /* preparation of space */

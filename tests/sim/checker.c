@@ -177,7 +177,7 @@ static void on_append_refused(struct world *world, struct request *request, enum
 {
     struct tx *tx = world->model.txs[request->tx];
     bool damage = world->model.rot || world->node.read_errors_seen;
-    if (err == ERR_READ || err == ERR_CORRUPT || err == ERR_READONLY) {
+    if (err == ERR_READ || err == ERR_CORRUPT || err == ERR_READONLY || err == ERR_IO) {
         if (!damage)
             trace_fail(&world->trace, "tx %u is refused: %s %.*s", tx->index, err_name(err),
                        (int)text.len, (const char *)text.ptr);
