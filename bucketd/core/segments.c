@@ -21,7 +21,7 @@ struct seal_job {
 static void mark_holes(struct bucket *bucket, const struct wal_recovery *recovery);
 static struct segment *add_segment(struct bucket *bucket, uint64_t number, struct index *index);
 static void index_entry(struct bucket *bucket, struct index *index, const struct wal_entry *entry);
-static enum err build_index(struct bucket *bucket, uint32_t i);
+static enum err build_index(struct bucket *bucket, uint32_t i, bool despite_io);
 static void rebuild_entry(void *ctx, const struct wal_entry *entry);
 static enum err next_part(struct bucket *bucket, enum err err, uint32_t *left);
 static bool files_exist(struct bucket *bucket, uint64_t number);
@@ -98,7 +98,7 @@ enum err segments_open(struct bucket *bucket, const struct wal_recovery *recover
         log_info(bucket->env->log, "index.rebuild", "segment=%lu remaining=%lu",
                  segments->list[i].number, older - i);
         uint32_t count = segments->count;
-        enum err err = build_index(bucket, i);
+        enum err err = build_index(bucket, i, true);
         if (err != ERR_OK)
             return err;
         older += segments->count - count;
@@ -180,7 +180,7 @@ enum err segments_rebuild(struct bucket *bucket, uint32_t i, uint32_t *ret_i)
         index_free(segment->index, bucket->env->disk);
         segment->index = NULL;
     }
-    enum err err = build_index(bucket, i);
+    enum err err = build_index(bucket, i, false);
     if (err == ERR_OK) {
         *ret_i = i + (bucket->segments.count - count);
         segment = &bucket->segments.list[*ret_i];
@@ -306,7 +306,9 @@ struct rebuild {
     uint32_t count;
 };
 
-static enum err build_index(struct bucket *bucket, uint32_t i)
+/* despite_io: what can't be read is a hole too. A start does with what there is; later a read that
+ * fails may succeed the next time, and the segment stays without an index until then. */
+static enum err build_index(struct bucket *bucket, uint32_t i, bool despite_io)
 {
     struct segments *segments = &bucket->segments;
     uint64_t number = segments->list[i].number;
@@ -319,6 +321,12 @@ static enum err build_index(struct bucket *bucket, uint32_t i)
     if (err != ERR_OK || result.problems > 0)
         log_error(bucket->env->log, "segment.damaged", "segment=%lu problems=%lu error=%s", number,
                   err == ERR_OK ? result.problems : 1, err_name(err));
+    if (err == ERR_IO && !despite_io) {
+        for (uint32_t part = 0; part < rebuild.count; part++)
+            index_free(rebuild.parts[part], bucket->env->disk);
+        free(rebuild.parts);
+        return err;
+    }
     if (rebuild.count == 0) {
         rebuild.parts = realloc(rebuild.parts, sizeof *rebuild.parts);
         ASSERT(rebuild.parts != NULL);
