@@ -8,7 +8,6 @@
 
 #include "common/assert.h"
 
-#define NS_PER_MS 1000000ull
 
 static enum err append_now(struct bucket *bucket, uint32_t link, const struct msg_append_req *req);
 static void keep_waiting(struct bucket *bucket, uint32_t link, const struct msg *msg);
@@ -132,11 +131,8 @@ static bool is_valid(struct bucket *bucket, uint32_t link, const struct msg_appe
 {
     const char *problem = NULL;
     uint64_t bytes = 0;
-    if (bucket_partition(bucket, req->partition) == NULL) {
-        bucket_fail(bucket, link, req->req_id, ERR_INVALID, "partition %lu isn't in bucket %u",
-                    req->partition, bucket->config.bucket);
+    if (bucket_partition_asked(bucket, link, req->req_id, req->partition) == NULL)
         return false;
-    }
     if (uuid_hash(&req->partition_key) % bucket->config.partition_count != req->partition)
         problem = "the partition key doesn't belong to the partition";
     if (req->count == 0 || req->count > req->events.len)

@@ -7,7 +7,6 @@
 
 #include "common/assert.h"
 
-#define NS_PER_MS          1000000ull
 #define WITNESS_IDLE_NS    (1000 * NS_PER_MS)
 #define BRIEF_FLUSH_NS_MAX (1 * NS_PER_MS)
 #define SPACE_RETRY_NS     (200 * NS_PER_MS)
@@ -230,6 +229,33 @@ struct partition *bucket_partition(struct bucket *bucket, uint64_t partition)
         partition % bucket->config.bucket_count != bucket->config.bucket)
         return NULL;
     return &bucket->partitions[partition / bucket->config.bucket_count];
+}
+
+struct partition *bucket_partition_asked(struct bucket *bucket, uint32_t link, uint64_t req_id,
+                                         uint64_t partition)
+{
+    struct partition *p = bucket_partition(bucket, partition);
+    if (p == NULL)
+        bucket_fail(bucket, link, req_id, ERR_INVALID, "partition %lu isn't in bucket %u",
+                    partition, bucket->config.bucket);
+    return p;
+}
+
+void bucket_pack_event(struct buf *out, const struct event_view *event)
+{
+    rec_pack_stored_event(out, &(struct rec_stored_event){
+                                   .event_id = event->event_id,
+                                   .partition_key = event->partition_key,
+                                   .transaction_id = event->transaction_id,
+                                   .partition = event->partition,
+                                   .sequence = event->sequence,
+                                   .version = event->version,
+                                   .timestamp_ms = event->timestamp_ns / NS_PER_MS,
+                                   .stream = event->stream,
+                                   .name = event->name,
+                                   .metadata = event->metadata,
+                                   .payload = event->payload,
+                               });
 }
 
 void bucket_fail(struct bucket *bucket, uint32_t link, uint64_t req_id, enum err err,

@@ -211,6 +211,8 @@ struct bucket {
     struct bucket_stats stats;
 };
 
+#define NS_PER_MS 1000000ull
+
 /* Sent requests that wait for room, or reads that wait for the disk, at most; more get ERR_BUSY. */
 #define WAITING_BYTES_MAX (256ull << 20)
 #define QUERIES_MAX       8192u
@@ -229,6 +231,11 @@ struct bucket {
 void bucket_begin_term(struct bucket *bucket);
 /* NULL where the partition isn't one of this bucket's. */
 struct partition *bucket_partition(struct bucket *bucket, uint64_t partition);
+/* The same for a request, which then is failed. */
+struct partition *bucket_partition_asked(struct bucket *bucket, uint32_t link, uint64_t req_id,
+                                         uint64_t partition);
+/* Appends the stored_event that netd gets of an event. */
+void bucket_pack_event(struct buf *out, const struct event_view *event);
 /* Packs a fail_reply at once. */
 void bucket_fail(struct bucket *bucket, uint32_t link, uint64_t req_id, enum err err,
                  const char *format, ...) __attribute__((format(printf, 5, 6)));

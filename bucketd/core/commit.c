@@ -8,7 +8,6 @@
 
 /* A tail message isn't made larger than this by a further event. */
 #define TAIL_BYTES SCAN_CHUNK_BYTES
-#define NS_PER_MS  1000000ull
 
 static struct tail_entry *tail_front(struct bucket *bucket);
 static void publish(struct bucket *bucket, const struct tail_entry *entry, struct lsn at,
@@ -79,12 +78,9 @@ void commit_reply_end(struct bucket *bucket)
 
 void commit_follow(struct bucket *bucket, uint32_t link, const struct msg_follow_req *req)
 {
-    struct partition *p = bucket_partition(bucket, req->partition);
-    if (p == NULL) {
-        bucket_fail(bucket, link, req->req_id, ERR_INVALID, "partition %lu isn't in bucket %u",
-                    req->partition, bucket->config.bucket);
+    struct partition *p = bucket_partition_asked(bucket, link, req->req_id, req->partition);
+    if (p == NULL)
         return;
-    }
     if (p->end_unknown) {
         bucket_fail(bucket, link, req->req_id, ERR_READ,
                     "partition %lu: its newest events are damaged; see sierradb verify",
@@ -164,19 +160,7 @@ static void publish(struct bucket *bucket, const struct tail_entry *tail, struct
                            &position) == ERR_OK) {
         if (p->tail_count == 0)
             p->tail_first = event.sequence;
-        rec_pack_stored_event(&p->tail, &(struct rec_stored_event){
-                                            .event_id = event.event_id,
-                                            .partition_key = event.partition_key,
-                                            .transaction_id = event.transaction_id,
-                                            .partition = event.partition,
-                                            .sequence = event.sequence,
-                                            .version = event.version,
-                                            .timestamp_ms = event.timestamp_ns / NS_PER_MS,
-                                            .stream = event.stream,
-                                            .name = event.name,
-                                            .metadata = event.metadata,
-                                            .payload = event.payload,
-                                        });
+        bucket_pack_event(&p->tail, &event);
         p->tail_count++;
         if (p->tail.len >= TAIL_BYTES)
             send_tail(bucket, tail->partition, p);

@@ -8,7 +8,6 @@
 
 #include "common/assert.h"
 
-#define NS_PER_MS      1000000ull
 #define READ_AHEAD     (256u << 10)
 #define FETCH_KEEP_MAX (1u << 20)
 
@@ -192,11 +191,8 @@ static void query_free(struct query *query)
 
 static bool set_partition(struct bucket *bucket, struct query *query, uint64_t partition)
 {
-    if (bucket_partition(bucket, partition) == NULL) {
-        bucket_fail(bucket, query->link, query->req_id, ERR_INVALID,
-                    "partition %lu isn't in bucket %u", partition, bucket->config.bucket);
+    if (bucket_partition_asked(bucket, query->link, query->req_id, partition) == NULL)
         return false;
-    }
     query->partition = (uint32_t)partition;
     return true;
 }
@@ -231,12 +227,10 @@ static void set_range(struct query *query, uint64_t from, uint64_t to, bool reve
 static void answer_sequence(struct bucket *bucket, uint32_t link,
                             const struct msg_sequence_req *req)
 {
-    const struct partition *p = bucket_partition(bucket, req->partition);
-    if (p == NULL) {
-        bucket_fail(bucket, link, req->req_id, ERR_INVALID, "partition %lu isn't in bucket %u",
-                    req->partition, bucket->config.bucket);
+    const struct partition *p =
+        bucket_partition_asked(bucket, link, req->req_id, req->partition);
+    if (p == NULL)
         return;
-    }
     if (p->end_unknown) {
         bucket_fail(bucket, link, req->req_id, ERR_READ,
                     "partition %lu: its newest events are damaged; see sierradb verify",
@@ -522,19 +516,7 @@ static bool is_wanted(const struct query *query, const struct event_view *event)
 
 static void add_record(struct query *query, const struct event_view *event)
 {
-    rec_pack_stored_event(&query->records, &(struct rec_stored_event){
-                                               .event_id = event->event_id,
-                                               .partition_key = event->partition_key,
-                                               .transaction_id = event->transaction_id,
-                                               .partition = event->partition,
-                                               .sequence = event->sequence,
-                                               .version = event->version,
-                                               .timestamp_ms = event->timestamp_ns / NS_PER_MS,
-                                               .stream = event->stream,
-                                               .name = event->name,
-                                               .metadata = event->metadata,
-                                               .payload = event->payload,
-                                           });
+    bucket_pack_event(&query->records, event);
     query->found++;
 }
 

@@ -366,7 +366,6 @@ static void spare_done(struct job *base)
     space_done(job->wal, job, &job->wal->spare_zeroed);
 }
 
-static void space_start(struct wal *wal, struct wal_space_job *job);
 static void space_done(struct wal *wal, struct wal_space_job *job, uint64_t *zeroed)
 {
     job->running = false;
