@@ -529,12 +529,12 @@ def test_killed_bucket_leaves_no_gap(start, names):
         except Exception as error:  # shown by the test's thread
             results[label] = error
 
-    readers = [threading.Thread(target=read, args=("follow", follow, 4000, 25)),
-               threading.Thread(target=read, args=("latest", latest, 4000, None)),
-               threading.Thread(target=read, args=("single", single, 1000, 11))]
+    readers = [threading.Thread(target=read, args=("follow", follow, 20000, 25)),
+               threading.Thread(target=read, args=("latest", latest, 20000, None)),
+               threading.Thread(target=read, args=("single", single, 5000, 11))]
     for reader in readers:
         reader.start()
-    threads, errors = run_writers(node, streams, 1000, batch=10)
+    threads, errors = run_writers(node, streams, 5000, batch=10)
     rng = random.Random(9)
     kills = 0
     while any(thread.is_alive() for thread in threads) and kills < 40:
@@ -549,14 +549,14 @@ def test_killed_bucket_leaves_no_gap(start, names):
     assert kills > 3
     for label in ("follow", "latest"):
         assert isinstance(results[label], list), (label, results[label])
-        assert [m[1] for m in results[label]] == list(range(4000))
+        assert [m[1] for m in results[label]] == list(range(20000))
         seen = {}
         for message in results[label]:
             seen.setdefault(message[2]["partition_id"], []).append(message[2]["partition_sequence"])
         for p, sequences in seen.items():
             assert sequences == list(range(len(sequences))), (label, p)
     assert isinstance(results["single"], list), results["single"]
-    assert versions(results["single"]) == list(range(1000))
+    assert versions(results["single"]) == list(range(5000))
     for client in (follow, latest, single):
         client.close()
     node.stop()
