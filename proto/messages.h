@@ -18,6 +18,11 @@ enum append_flags {
     APPEND_GIVEN_ID = 2, /* a client chose an id: look for it first */
 };
 
+enum read_mode {
+    READ_DEFAULT, /* any replica that is up to date, cut at its watermark */
+    READ_STRONG,  /* sees all that was acknowledged before it was asked; the leader only */
+};
+
 enum expect { EXPECT_ANY, EXPECT_EXISTS, EXPECT_EMPTY, EXPECT_VERSION };
 
 enum bucket_state { BUCKET_STARTING, BUCKET_UP, BUCKET_DOWN };

@@ -104,7 +104,7 @@ static enum err append_now(struct bucket *bucket, uint32_t link, const struct ms
         return ERR_OK;
     }
     bucket_begin_term(bucket);
-    enum err err = wal_fits(bucket->wal, bound);
+    enum err err = wal_fits(bucket->wal, bound, ROOM_WAIT);
     if (err == ERR_AGAIN || (err == ERR_OK && !bucket->term_begun))
         return ERR_AGAIN;
     if (err != ERR_OK)
@@ -445,7 +445,7 @@ static void encode(struct bucket *bucket, uint32_t link, const struct msg_append
                              .position = scratch->positions[i],
                          });
     }
-    commit_note_entry(bucket, &(struct tail_entry){
+    commit_note_entry(bucket, &(struct noted_entry){
                                   .idx = idx,
                                   .first_seq = first_seq,
                                   .offset = (uint64_t)scratch->positions[0] * POSITION_UNIT -

@@ -311,7 +311,7 @@ static void wal_on_space(void *ctx)
 /* A new incarnation leads with a term of its own; its NOOP commits what it found. */
 void bucket_begin_term(struct bucket *bucket)
 {
-    if (bucket->term_begun || bucket->damaged || wal_fits(bucket->wal, WAL_TERM_BOUND) != ERR_OK)
+    if (bucket->term_begun || bucket->damaged || wal_fits(bucket->wal, WAL_TERM_BOUND, ROOM_MUST) != ERR_OK)
         return;
     wal_append_vote(bucket->wal, wal_term(bucket->wal) + 1, (uint64_t)bucket->config.node + 1);
     wal_append_noop(bucket->wal);

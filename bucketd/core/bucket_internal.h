@@ -137,7 +137,7 @@ struct append_scratch {
 /* --- commit.c --------------------------------------------------------------------------------- */
 
 /* An entry that isn't committed yet. */
-struct tail_entry {
+struct noted_entry {
     uint64_t idx;
     uint64_t first_seq;
     uint64_t offset; /* of its entry_head */
@@ -147,7 +147,7 @@ struct tail_entry {
 
 /* A growing ring. */
 struct tail_queue {
-    struct tail_entry *ring;
+    struct noted_entry *ring;
     uint32_t cap, head, len;
 };
 
@@ -310,7 +310,7 @@ void query_step(struct bucket *bucket, struct query *query);
 void query_release(struct bucket *bucket);
 
 /* --- commit.c --- */
-void commit_note_entry(struct bucket *bucket, const struct tail_entry *entry);
+void commit_note_entry(struct bucket *bucket, const struct noted_entry *entry);
 void commit_up_to(struct bucket *bucket, uint64_t idx, struct lsn at, struct span written);
 /* Where an append's answer is packed: it leaves when all entries up to now are committed (at once
  * if they are). commit_reply_end must follow. */

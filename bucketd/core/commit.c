@@ -9,18 +9,18 @@
 /* A tail message isn't made larger than this by a further event. */
 #define TAIL_BYTES SCAN_CHUNK_BYTES
 
-static struct tail_entry *tail_front(struct bucket *bucket);
-static void publish(struct bucket *bucket, const struct tail_entry *entry, struct lsn at,
+static struct noted_entry *tail_front(struct bucket *bucket);
+static void publish(struct bucket *bucket, const struct noted_entry *entry, struct lsn at,
                     struct span written);
 static void send_tail(struct bucket *bucket, uint32_t partition, struct partition *p);
 static void send_replies(struct bucket *bucket);
 
-void commit_note_entry(struct bucket *bucket, const struct tail_entry *entry)
+void commit_note_entry(struct bucket *bucket, const struct noted_entry *entry)
 {
     struct tail_queue *tail = &bucket->tail;
     if (tail->len == tail->cap) {
         uint32_t cap = tail->cap == 0 ? 1024 : tail->cap * 2;
-        struct tail_entry *ring = malloc(cap * sizeof *ring);
+        struct noted_entry *ring = malloc(cap * sizeof *ring);
         ASSERT(ring != NULL);
         for (uint32_t i = 0; i < tail->len; i++)
             ring[i] = tail->ring[(tail->head + i) & (tail->cap - 1)];
@@ -34,7 +34,7 @@ void commit_up_to(struct bucket *bucket, uint64_t idx, struct lsn at, struct spa
 {
     ASSERT(idx >= bucket->commit_idx);
     bucket->commit_idx = idx;
-    for (struct tail_entry *entry; (entry = tail_front(bucket)) != NULL && entry->idx <= idx;) {
+    for (struct noted_entry *entry; (entry = tail_front(bucket)) != NULL && entry->idx <= idx;) {
         struct partition *p = bucket_partition(bucket, entry->partition);
         ASSERT(p != NULL && p->watermark == entry->first_seq);
         p->watermark += entry->count;
@@ -132,13 +132,13 @@ void commit_release(struct bucket *bucket)
     buf_release(&bucket->replies);
 }
 
-static struct tail_entry *tail_front(struct bucket *bucket)
+static struct noted_entry *tail_front(struct bucket *bucket)
 {
     return bucket->tail.len == 0 ? NULL : &bucket->tail.ring[bucket->tail.head];
 }
 
 /* Packs an entry's events for its partition's followers, from the bytes that were just written. */
-static void publish(struct bucket *bucket, const struct tail_entry *tail, struct lsn at,
+static void publish(struct bucket *bucket, const struct noted_entry *tail, struct lsn at,
                     struct span written)
 {
     struct partition *p = bucket_partition(bucket, tail->partition);

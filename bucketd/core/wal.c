@@ -175,8 +175,9 @@ uint64_t wal_entry_max(const struct wal *wal)
     return min_u64(room - WAL_WITNESS_BYTES - WAL_RESERVE_BYTES, UINT32_MAX & ~7u);
 }
 
-enum err wal_fits(struct wal *wal, uint64_t bound)
+enum err wal_fits(struct wal *wal, uint64_t bound, enum wal_room room)
 {
+    (void)room;
     if (wal->damaged)
         return ERR_CORRUPT;
     if (wal->failed)
@@ -229,7 +230,7 @@ uint64_t wal_append_noop(struct wal *wal)
     return head.idx;
 }
 
-void wal_append_config(struct wal *wal)
+void wal_append_settings(struct wal *wal)
 {
     const struct wal_config *config = &wal->config;
     struct {

@@ -12,14 +12,43 @@
 
 #include "bucketd/core/env.h"
 #include "bucketd/core/format.h"
+#include "bucketd/core/planted.h"
+#include "common/limits.h"
 
 struct wal;
+
+/* A voter of the bucket's Raft group. Whoever loses its disk is another voter from then on: the
+ * same node in the next generation. disk_id 0: not known yet (idx 1 is made from settings). */
+struct wal_voter {
+    uint32_t node, generation;
+    uint64_t disk_id;
+};
+
+struct wal_voters {
+    uint32_t count;
+    struct wal_voter list[REPLICAS_MAX];
+};
 
 struct wal_config {
     struct uuid cluster_id;
     uint32_t node, bucket, bucket_count, partition_count;
     uint64_t segment_bytes;
     bool compression;
+    uint32_t replicas[REPLICAS_MAX]; /* of the settings; idx 1 is made from them */
+    uint32_t replica_count;          /* 1: what is durable is committed */
+#ifdef PLANTED_BUGS
+    int planted;
+#endif
+};
+
+/* An entry that isn't committed yet, and where it stands. */
+struct tail_entry {
+    uint64_t idx, term, chain;
+    struct lsn at; /* of its entry_head */
+    uint32_t len;
+    uint8_t kind; /* enum entry_kind */
+    uint32_t partition, count;
+    uint64_t first_seq;
 };
 
 /* One event to be encoded. */
@@ -51,6 +80,8 @@ struct wal_callbacks {
     void *ctx;
     /* Recovery: every entry of the newest segment in order. */
     void (*on_entry)(void *ctx, const struct wal_entry *entry);
+    /* Recovery: entries >= from_idx that were delivered are dead. */
+    void (*on_cut)(void *ctx, uint64_t from_idx);
     /* The group that contained entries up to last_idx is durable. `written`: its bytes, which lie
      * at `at` in the file; they are valid during this call, in which wal_flush starts nothing
      * (wal_flushing is still true). */
@@ -86,14 +117,43 @@ struct wal_recovery {
     bool damaged; /* rot in the newest segment: read what is whole, append nothing */
     uint64_t damage_offset; /* of the first damaged place ... */
     uint64_t damage_last;   /* ... and of the last */
+    /* Entries that the damage hides: between the last whole one before it and the first whole one
+     * behind all of it (or, where none is, the last idx that a later batch's marks tell of). */
+    uint64_t hole_first, hole_last;
 };
 enum err wal_open(struct wal *wal, struct wal_recovery *ret_recovery) MUST_CHECK;
 
 /* State that recovery found and appending moves (tail, durable or not). */
 uint64_t wal_term(const struct wal *wal);
+uint64_t wal_voted_for(const struct wal *wal); /* node + 1; 0: nobody */
 uint64_t wal_last_idx(const struct wal *wal);
+uint64_t wal_last_term(const struct wal *wal);
 uint64_t wal_last_chain(const struct wal *wal);
+/* Entries up to here are durable: never more than last_idx; a cut takes it back. */
 uint64_t wal_durable_idx(const struct wal *wal);
+/* The number that the open group's batch will have, and that of the last durable one: what is
+ * appended now (a vote) is durable when wal_durable_batch has reached today's wal_open_batch. */
+uint64_t wal_open_batch(const struct wal *wal);
+uint64_t wal_durable_batch(const struct wal *wal);
+/* Chosen at random when the directory was created; in every segment's header. */
+uint64_t wal_disk_id(const struct wal *wal);
+/* The log has never held more than the settings' CONFIG, and no vote. */
+bool wal_fresh(const struct wal *wal);
+/* Those of the last CONFIG in the log, committed or not. */
+const struct wal_voters *wal_voters(const struct wal *wal);
+/* The idx of that CONFIG. */
+uint64_t wal_config_idx(const struct wal *wal);
+
+/* --- committed and not. With one replica what is durable is committed, and all this is moved by
+ * the bucket all the same. After wal_open: the hint of the last batch, or (one replica) all. --- */
+uint64_t wal_commit_idx(const struct wal *wal);
+/* Moves it up to idx <= last_idx; forgets the tail entries up to there, so look at them before. Goes
+ * into the marks of the batches to come. */
+void wal_commit(struct wal *wal, uint64_t idx);
+/* commit_idx < idx <= last_idx, else NULL. Valid until the next append, cut or commit. */
+const struct tail_entry *wal_tail_entry(const struct wal *wal, uint64_t idx);
+/* Term and chain of the entry commit_idx <= idx <= last_idx; false: not in that range. */
+bool wal_point(const struct wal *wal, uint64_t idx, uint64_t *ret_term, uint64_t *ret_chain);
 uint64_t wal_segment(const struct wal *wal);       /* number of the one records go to now */
 uint64_t wal_events_before(const struct wal *wal); /* stored in older segments */
 uint64_t wal_disk_bytes(const struct wal *wal);
@@ -114,7 +174,13 @@ uint64_t wal_entry_max(const struct wal *wal);
  * ERR_AGAIN: not now, but after the flush of the open group, the running flush, or the running
  * preparation of space (the caller keeps the request, calls wal_flush, and tries again after
  * on_durable or on_space); ERR_FULL: the disk has no room; ERR_CORRUPT: damaged, never. */
-enum err wal_fits(struct wal *wal, uint64_t bound) MUST_CHECK;
+/* ERR_AGAIN is also the answer where the segment is full and entries in it aren't committed: a segment
+ * is left only when all that it holds is committed or dead, so that a cut never reaches into an older
+ * one. ROOM_MUST (votes, cuts, entries of a new term: what commits the tail) then makes the
+ * segment larger than configured instead. With one replica nothing is ever cut, and nobody
+ * waits. */
+enum wal_room { ROOM_WAIT, ROOM_MUST };
+enum err wal_fits(struct wal *wal, uint64_t bound, enum wal_room room) MUST_CHECK;
 
 /* Encodes one transaction (after wal_fits said yes). Sets first_seq by the partition's next_seq and
  * moves it. positions[i] receives the offset / 8 of event i in wal_segment(). Returns the idx. */
@@ -122,6 +188,24 @@ uint64_t wal_append_tx(struct wal *wal, uint32_t partition, const struct uuid *p
                        const struct uuid *transaction_id, const struct wal_event *events,
                        uint32_t count, uint32_t *ret_positions);
 uint64_t wal_append_noop(struct wal *wal);
+/* A CONFIG entry: in force at once. */
+#define WAL_CONFIG_BOUND                                                                           \
+    (sizeof(struct entry_head) + sizeof(struct config_body) +                                      \
+     REPLICAS_MAX * sizeof(struct config_voter))
+uint64_t wal_append_config(struct wal *wal, const struct wal_voters *voters);
+/* An entry of another replica's log, as its record stands there, with idx = last_idx + 1 and a term
+ * <= this log's term: the same bytes, with CRCs of the place where they stand here. ERR_CORRUPT:
+ * it isn't whole (lengths, event structure), isn't the next one, or its chain doesn't follow from
+ * this log's; ERR_INVALID: its first_seq isn't the partition's next. Then nothing was appended.
+ * *ret_entry: where it stands now; valid until the next append. After wal_fits(bytes.len). */
+enum err wal_append_entry(struct wal *wal, struct span bytes,
+                          struct wal_entry *ret_entry) MUST_CHECK;
+/* Entries >= from_idx (> commit_idx) are dead: the log's state is that after from_idx - 1 again. The
+ * caller has popped their events from the index. After wal_fits(WAL_CUT_BOUND, ROOM_MUST). */
+#define WAL_CUT_BOUND sizeof(struct cut_record)
+void wal_append_cut(struct wal *wal, uint64_t from_idx, uint64_t by_term);
+/* The length and head of the entry that the bytes begin with; ERR_TRUNCATED, ERR_CORRUPT. */
+enum err wal_peek_entry(struct span bytes, struct entry_head *ret_head) MUST_CHECK;
 /* A new term with a vote for oneself (voted_for = node + 1), in the open group. */
 void wal_append_vote(struct wal *wal, uint64_t term, uint64_t voted_for);
 
@@ -177,6 +261,8 @@ struct wal_scan {
     void (*on_record)(void *ctx, uint64_t offset,
                       const struct record_head *record);        /* may be NULL */
     void (*on_entry)(void *ctx, const struct wal_entry *entry); /* may be NULL */
+    /* entries >= from_idx that were shown are dead; may be NULL */
+    void (*on_cut)(void *ctx, uint64_t from_idx);
     void (*on_problem)(void *ctx, enum wal_problem, uint64_t offset,
                        const char *what); /* may be NULL */
 };

@@ -233,7 +233,7 @@ struct wal {
 /* wal.c */
 void wal_group_open(struct wal *wal, struct wal_group *group);
 /* Encodes the CONFIG entry of idx 1, made from the settings. */
-void wal_append_config(struct wal *wal);
+void wal_append_settings(struct wal *wal);
 /* Completes head and tail of a group: number, CRCs. `synced` and `hint` as known when it is
  * written. */
 void wal_group_mark(struct wal *wal, struct wal_group *group);

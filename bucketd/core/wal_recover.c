@@ -199,7 +199,7 @@ static enum err create_write(struct wal *wal, struct disk *disk)
     if (err != ERR_OK)
         return err;
     wal_group_open(wal, group);
-    wal_append_config(wal);
+    wal_append_settings(wal);
     wal_group_mark(wal, group);
     wal_group_finish(group, wal->base);
     err = disk->ops->pwrite(disk, wal->files.log, group->at.offset, group->bytes.ptr,

@@ -80,7 +80,7 @@ static void append(struct wal *wal, uint32_t i)
                                        .name = span_of(text, e),
                                        .metadata = span_of(text, i % 5),
                                        .payload = span_of(text, i * 37 % sizeof text)};
-    if (wal_fits(wal, wal_entry_bound(events, count)) == ERR_OK)
+    if (wal_fits(wal, wal_entry_bound(events, count), ROOM_WAIT) == ERR_OK)
         wal_append_tx(wal, 1 + 2 * (i % 3), &id, &id, events, count, positions);
 }
 
@@ -91,7 +91,7 @@ static void image_make(struct image *image)
     struct wal_recovery recovery;
     struct wal *wal = wal_new(&config, &mem->env, &callbacks);
     enum err err = wal_open(wal, &recovery);
-    ASSERT(err == ERR_OK && wal_fits(wal, WAL_TERM_BOUND) == ERR_OK);
+    ASSERT(err == ERR_OK && wal_fits(wal, WAL_TERM_BOUND, ROOM_MUST) == ERR_OK);
     wal_append_vote(wal, 1, 1);
     wal_append_noop(wal);
     for (uint32_t i = 0; i < 24; i++) {
@@ -209,7 +209,7 @@ static void recover(struct mem_disk *mem)
         bool usable = err == ERR_OK && !recovery.damaged;
         if (round > 0)
             ASSERT(usable && wal_last_idx(wal) == last_idx && wal_last_chain(wal) == chain);
-        if (usable && wal_fits(wal, WAL_TERM_BOUND) == ERR_OK && wal_term(wal) < UINT64_MAX) {
+        if (usable && wal_fits(wal, WAL_TERM_BOUND, ROOM_MUST) == ERR_OK && wal_term(wal) < UINT64_MAX) {
             wal_append_vote(wal, wal_term(wal) + 1, 1);
             wal_append_noop(wal);
             append(wal, 7);

@@ -158,7 +158,7 @@ START_TEST(what_recovery_found_only_in_the_page_cache_is_durable_afterwards)
     run_flush(run);
     ck_assert(run->mem->fatal);
     ck_assert_uint_eq(run->acked, acked);
-    ck_assert_int_eq(wal_fits(run->wal, 100), ERR_IO);
+    ck_assert_int_eq(wal_fits(run->wal, 100, ROOM_WAIT), ERR_IO);
     run_kill(run);
     ck_assert_int_eq(run_open(run, &recovery), ERR_OK);
     ck_assert_uint_eq(wal_last_idx(run->wal), acked + 1);
@@ -265,7 +265,7 @@ static void expect_detected(struct image *image, bool may_lose, struct outcome *
         outcome->refused++;
     } else if (recovery.damaged) {
         outcome->damaged++;
-        ck_assert_int_eq(wal_fits(run->wal, 100), ERR_CORRUPT);
+        ck_assert_int_eq(wal_fits(run->wal, 100, ROOM_WAIT), ERR_CORRUPT);
         ck_assert_uint_le(wal_last_idx(run->wal), image->last_idx);
         ck_assert(run->mem->last_error[0] != '\0');
     } else {

@@ -173,11 +173,11 @@ enum err run_open(struct run *run, struct wal_recovery *ret_recovery)
 /* Waits until a record of `bound` fits. */
 static bool run_fits(struct run *run, uint64_t bound)
 {
-    enum err err = wal_fits(run->wal, bound);
+    enum err err = wal_fits(run->wal, bound, ROOM_WAIT);
     for (int tries = 0; err == ERR_AGAIN && tries < 50; tries++) {
         wal_flush(run->wal);
         mem_disk_settle(run->mem);
-        err = wal_fits(run->wal, bound);
+        err = wal_fits(run->wal, bound, ROOM_WAIT);
     }
     ck_assert_int_ne(err, ERR_AGAIN);
     return err == ERR_OK;

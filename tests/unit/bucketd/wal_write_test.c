@@ -235,13 +235,13 @@ START_TEST(large_transactions_and_large_events)
     run_flush(run);
     for (int which = 0; which < 2; which++) {
         enum err err;
-        while ((err = wal_fits(run->wal, bounds[which])) == ERR_AGAIN)
+        while ((err = wal_fits(run->wal, bounds[which], ROOM_WAIT)) == ERR_AGAIN)
             run_flush(run);
         ck_assert_int_eq(err, ERR_OK);
         wal_append_tx(run->wal, 1, &id, &id, which == 0 ? events : &huge, which == 0 ? COUNT : 1,
                       positions);
     }
-    ck_assert_int_eq(wal_fits(run->wal, 100),
+    ck_assert_int_eq(wal_fits(run->wal, 100, ROOM_WAIT),
                      ERR_AGAIN); /* a group that has grown so far leaves first */
     run_flush(run);
     struct format_salt salt = {.cluster_id = run->config.cluster_id, .bucket = 1};
@@ -250,7 +250,7 @@ START_TEST(large_transactions_and_large_events)
     ck_assert_int_eq(wal_scan_segment(&run->mem->disk, 0, &salt, &scan, &result), ERR_OK);
     ck_assert_uint_eq(result.problems, 0);
     ck_assert_uint_eq(result.events, COUNT + 1);
-    ck_assert_int_eq(wal_fits(run->wal, wal_entry_max(run->wal) + 8), ERR_MAXSIZE);
+    ck_assert_int_eq(wal_fits(run->wal, wal_entry_max(run->wal) + 8, ROOM_WAIT), ERR_MAXSIZE);
     free(events);
     free(positions);
     free(big);
