@@ -137,8 +137,6 @@ uint64_t wal_open_batch(const struct wal *wal);
 uint64_t wal_durable_batch(const struct wal *wal);
 /* Chosen at random when the directory was created; in every segment's header. */
 uint64_t wal_disk_id(const struct wal *wal);
-/* The log has never held more than the settings' CONFIG, and no vote. */
-bool wal_fresh(const struct wal *wal);
 /* Those of the last CONFIG in the log, committed or not. */
 const struct wal_voters *wal_voters(const struct wal *wal);
 /* The idx of that CONFIG. */
@@ -206,7 +204,8 @@ enum err wal_append_entry(struct wal *wal, struct span bytes,
 void wal_append_cut(struct wal *wal, uint64_t from_idx, uint64_t by_term);
 /* The length and head of the entry that the bytes begin with; ERR_TRUNCATED, ERR_CORRUPT. */
 enum err wal_peek_entry(struct span bytes, struct entry_head *ret_head) MUST_CHECK;
-/* A new term with a vote for oneself (voted_for = node + 1), in the open group. */
+/* A new term with a vote (voted_for = node + 1) or without one yet (0), or the vote of the current
+ * term that has none yet; in the open group. */
 void wal_append_vote(struct wal *wal, uint64_t term, uint64_t voted_for);
 
 /* Something waits to be flushed. */
