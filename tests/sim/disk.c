@@ -56,8 +56,8 @@ static void note(struct sim_disk *disk, enum disk_op op, const char *path, uint3
         return;
     trace_mix(disk->trace, (uint64_t)op | (uint64_t)inode << 8 | (uint64_t)err << 40);
     trace_mix(disk->trace, a ^ (b << 32));
-    trace_line(disk->trace, "disk %-8s %s #%u %lu %lu %s", disk_op_names[op], path, inode, a, b,
-               err_name(err));
+    trace_line(disk->trace, "%sdisk %-8s %s #%u %lu %lu %s", disk->name, disk_op_names[op], path,
+               inode, a, b, err_name(err));
 }
 
 static enum err disk_open(struct disk *base, const char *path, enum open_mode mode,

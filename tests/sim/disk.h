@@ -41,8 +41,8 @@ enum disk_op {
 extern const char *const disk_op_names[DISK_OP_COUNT];
 
 struct disk_verdict {
-    enum err err;       /* ERR_OK: the operation goes on */
-    unsigned part;      /* with an error: this many of 1024 parts of it happen nevertheless */
+    enum err err;  /* ERR_OK: the operation goes on */
+    unsigned part; /* with an error: this many of 1024 parts of it happen nevertheless */
 };
 
 struct disk_hooks {
@@ -57,6 +57,9 @@ struct sim_disk;
 struct sim_disk *sim_disk_new(struct trace *trace, const struct disk_hooks *hooks);
 /* A copy of content and durability; no hooks, no trace, room without end. */
 struct sim_disk *sim_disk_clone(const struct sim_disk *disk);
+void sim_disk_attach(struct sim_disk *disk, struct trace *trace, const struct disk_hooks *hooks);
+/* A word at the begin of its lines in the trace. */
+void sim_disk_set_name(struct sim_disk *disk, const char *name);
 void sim_disk_free(struct sim_disk *disk);
 /* The interface that the core sees. */
 struct disk *sim_disk_interface(struct sim_disk *disk);

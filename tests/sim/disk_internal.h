@@ -50,6 +50,7 @@ struct sim_disk {
     struct disk base;
     struct disk_hooks hooks;
     struct trace *trace;
+    char name[16];
     struct inode *inodes; /* [0] is the root */
     uint32_t inode_count, inode_cap;
     uint64_t capacity_blocks, used_blocks;

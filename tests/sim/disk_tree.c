@@ -29,6 +29,17 @@ struct sim_disk *sim_disk_new(struct trace *trace, const struct disk_hooks *hook
     return disk;
 }
 
+void sim_disk_attach(struct sim_disk *disk, struct trace *trace, const struct disk_hooks *hooks)
+{
+    disk->trace = trace;
+    disk->hooks = *hooks;
+}
+
+void sim_disk_set_name(struct sim_disk *disk, const char *name)
+{
+    snprintf(disk->name, sizeof disk->name, "%s ", name);
+}
+
 static void *copy_bytes(const void *from, size_t len)
 {
     void *copy = malloc(len + 1);

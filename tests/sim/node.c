@@ -24,11 +24,15 @@ static void on_job_event(void *ctx, uint64_t number);
 static void end_job(struct node *node, unsigned i);
 static void on_wake(void *ctx, uint64_t incarnation);
 static void end_turn(struct node *node);
+static void send_all(struct node *node, uint64_t frames);
+static void wake_at(struct node *node, uint64_t local_ns);
+static bool is_paused(struct node *node, void (*fn)(void *ctx, uint64_t arg), uint64_t arg);
 static void bury(struct node *node);
 static uint64_t env_now(struct env *env);
 static void env_random(struct env *env, void *to, size_t len);
 static void env_submit(struct env *env, struct job *job);
 static struct buf *env_outbox(struct env *env, uint32_t link);
+static struct buf *env_peer(struct env *env, uint32_t node);
 static void env_fatal(struct env *env, enum err err, const char *what);
 static void log_line(void *ctx, enum log_level level, const char *line);
 
@@ -37,6 +41,7 @@ static const struct env_ops env_ops = {
     .random = env_random,
     .submit = env_submit,
     .outbox = env_outbox,
+    .peer = env_peer,
     .fatal = env_fatal,
 };
 
@@ -53,6 +58,7 @@ void node_init(struct node *node, struct sched *sched, struct trace *trace, stru
                           .config = *config,
                           .callbacks = *callbacks,
                           .power_keep = 500000};
+    snprintf(node->name, sizeof node->name, "node");
     node->prng = prng_fork(seed);
     node->core_prng = prng_fork(seed);
     node->faults = (struct node_faults){.threads = 4};
@@ -83,14 +89,15 @@ enum err node_start(struct node *node)
     node->counters.starts++;
     node->dead = node->stopping = node->read_errors_seen = false;
     node->wake_ns = UINT64_MAX;
+    node->paused_until_ns = 0;
     node->recovery_ns = 0;
-    trace_line(node->trace, "node starts, incarnation %lu", node->incarnation);
+    trace_line(node->trace, "%s starts, incarnation %lu", node->name, node->incarnation);
     node->in_turn = true;
     node->bucket = bucket_new(&node->config, &node->env);
     enum err err = bucket_open(node->bucket);
     node->in_turn = false;
     trace_mix(node->trace, (uint64_t)err + 77);
-    trace_line(node->trace, "node open: %s", err_name(err));
+    trace_line(node->trace, "%s open: %s", node->name, err_name(err));
     if (node->dead) {
         node->counters.recovery_deaths++;
         bury(node);
@@ -115,6 +122,65 @@ void node_add_link(struct node *node, uint32_t link)
 
 void node_lose_link(struct node *node, uint32_t link)
 {
+    node_begin(node);
+    node_hand_lost_link(node, link);
+    node_end(node);
+}
+
+void node_deliver(struct node *node, uint32_t link, struct span frame)
+{
+    ASSERT(node->bucket != NULL);
+    node_begin(node);
+    node_hand(node, link, frame);
+    node_end(node);
+}
+
+void node_begin(struct node *node)
+{
+    ASSERT(!node->in_turn);
+    node->in_turn = true;
+}
+
+static void trace_message(struct node *node, const char *way, uint32_t number,
+                          const struct msg *msg)
+{
+    if (!node->trace->print)
+        return;
+    struct buf text = {0};
+    msg_print(&text, msg);
+    trace_line(node->trace, "%s %s %u %.*s", node->name, way, number, (int)min_u64(text.len, 300),
+               (const char *)text.ptr);
+    buf_release(&text);
+}
+
+void node_hand(struct node *node, uint32_t link, struct span frame)
+{
+    trace_mix(node->trace, link);
+    trace_mix_bytes(node->trace, frame.ptr, frame.len);
+    while (frame.len > 0 && node->bucket != NULL && !node->dead) {
+        struct msg msg;
+        enum err err = msg_unpack(&frame, &msg);
+        ASSERT(err == ERR_OK);
+        trace_message(node, "<- link", link, &msg);
+        bucket_on_message(node->bucket, link, &msg);
+    }
+}
+
+void node_hand_peer(struct node *node, uint32_t from, struct span frame)
+{
+    trace_mix(node->trace, (uint64_t)from | 1ull << 40);
+    trace_mix_bytes(node->trace, frame.ptr, frame.len);
+    while (frame.len > 0 && node->bucket != NULL && !node->dead) {
+        struct msg msg;
+        enum err err = msg_unpack(&frame, &msg);
+        ASSERT(err == ERR_OK);
+        trace_message(node, "<- node", from, &msg);
+        bucket_on_peer_message(node->bucket, from, &msg);
+    }
+}
+
+void node_hand_lost_link(struct node *node, uint32_t link)
+{
     for (unsigned i = 0; i < node->link_count; i++) {
         if (node->links[i].id != link)
             continue;
@@ -122,33 +188,25 @@ void node_lose_link(struct node *node, uint32_t link)
         node->links[i] = node->links[--node->link_count];
         break;
     }
-    if (node->bucket == NULL)
-        return;
-    node->in_turn = true;
-    bucket_on_link_lost(node->bucket, link);
-    end_turn(node);
+    if (node->bucket != NULL && !node->dead)
+        bucket_on_link_lost(node->bucket, link);
 }
 
-void node_deliver(struct node *node, uint32_t link, struct span frame)
+void node_end(struct node *node)
 {
-    ASSERT(node->bucket != NULL);
-    trace_mix(node->trace, link);
-    trace_mix_bytes(node->trace, frame.ptr, frame.len);
-    node->in_turn = true;
-    while (frame.len > 0 && !node->dead) {
-        struct msg msg;
-        enum err err = msg_unpack(&frame, &msg);
-        ASSERT(err == ERR_OK);
-        if (node->trace->print) {
-            struct buf text = {0};
-            msg_print(&text, &msg);
-            trace_line(node->trace, "link %u -> %.*s", link, (int)min_u64(text.len, 300),
-                       (const char *)text.ptr);
-            buf_release(&text);
-        }
-        bucket_on_message(node->bucket, link, &msg);
-    }
-    end_turn(node);
+    if (node->bucket == NULL)
+        node->in_turn = false;
+    else
+        end_turn(node);
+}
+
+void node_replace_disk(struct node *node, struct sim_disk *disk)
+{
+    ASSERT(node->bucket == NULL);
+    sim_disk_free(node->disk);
+    node->disk = disk;
+    sim_disk_attach(disk, node->trace, &(struct disk_hooks){.ctx = node, .before = before_disk_op});
+    node->env.disk = sim_disk_interface(disk);
 }
 
 void node_die(struct node *node, enum node_end end)
@@ -165,7 +223,7 @@ void node_stop(struct node *node)
 {
     if (node->bucket == NULL || node->stopping)
         return;
-    trace_line(node->trace, "node is asked to stop");
+    trace_line(node->trace, "%s is asked to stop", node->name);
     node->stopping = true;
     node->in_turn = true;
     bucket_stop(node->bucket);
@@ -181,14 +239,15 @@ static void end_turn(struct node *node)
         bury(node);
         return;
     }
-    for (unsigned i = 0; i < node->link_count; i++) {
-        /* Moved out, since the owner may lose or add links meanwhile. */
-        struct buf frame = node->links[i].outbox;
-        node->links[i].outbox = (struct buf){0};
-        if (frame.len > 0)
-            node->callbacks.on_frame(node->callbacks.ctx, node->links[i].id, buf_span(&frame));
-        buf_release(&frame);
+    if (node->callbacks.on_turn != NULL)
+        node->callbacks.on_turn(node->callbacks.ctx);
+    if (node->crash_in_turns > 0 && --node->crash_in_turns == 0) {
+        trace_line(node->trace, "%s: crash point at a turn's end", node->name);
+        send_all(node, prng_below(&node->prng, 4));
+        node_die(node, node->crash_end);
+        return;
     }
+    send_all(node, UINT64_MAX);
     if (node->bucket == NULL)
         return;
     start_jobs(node);
@@ -201,18 +260,81 @@ static void end_turn(struct node *node)
         bury(node);
         return;
     }
-    if (next != UINT64_MAX && next != node->wake_ns) {
-        node->wake_ns = next;
-        uint64_t now = node->sched->now_ns;
-        sched_after(node->sched, next > now ? next - now : 0, on_wake, node, node->incarnation);
+    if (next != UINT64_MAX && next != node->wake_ns)
+        wake_at(node, next);
+}
+
+/* So many of the frames that wait; the others stay where they are. */
+static void send_all(struct node *node, uint64_t frames)
+{
+    for (unsigned i = 0; i < node->link_count && frames > 0; i++) {
+        /* Moved out, since the owner may lose or add links meanwhile. */
+        struct buf frame = node->links[i].outbox;
+        node->links[i].outbox = (struct buf){0};
+        if (frame.len > 0) {
+            node->callbacks.on_frame(node->callbacks.ctx, node->links[i].id, buf_span(&frame));
+            frames--;
+        }
+        buf_release(&frame);
     }
+    for (unsigned i = 0; i < NODE_PEERS_MAX && frames > 0; i++) {
+        if (node->peers[i].len == 0)
+            continue;
+        node->callbacks.on_peer_frame(node->callbacks.ctx, i, buf_span(&node->peers[i]));
+        buf_clear(&node->peers[i], 4096);
+        frames--;
+    }
+}
+
+/* --- time --- */
+
+uint64_t node_now(const struct node *node)
+{
+    int64_t passed = (int64_t)(node->sched->now_ns - node->clock.at_ns);
+    return node->clock.local_ns + (uint64_t)(passed + passed * node->clock.drift_ppm / 1000000);
+}
+
+void node_set_clock(struct node *node, uint64_t local_ns, int64_t drift_ppm)
+{
+    ASSERT(node->bucket == NULL || local_ns >= node_now(node));
+    node->clock = (struct node_clock){
+        .at_ns = node->sched->now_ns, .local_ns = local_ns, .drift_ppm = drift_ppm};
+    if (node->bucket != NULL && node->wake_ns != UINT64_MAX)
+        wake_at(node, node->wake_ns);
+}
+
+static void wake_at(struct node *node, uint64_t local_ns)
+{
+    node->wake_ns = local_ns;
+    uint64_t now = node_now(node), delay = local_ns > now ? local_ns - now : 0;
+    /* Runs last hours at most, so that nothing overflows. */
+    if (delay > 0 && node->clock.drift_ppm != 0)
+        delay = (uint64_t)((double)delay * 1e6 / (1e6 + (double)node->clock.drift_ppm)) + 2;
+    sched_after(node->sched, delay, on_wake, node, node->incarnation);
+}
+
+void node_pause(struct node *node, uint64_t until_ns)
+{
+    trace_line(node->trace, "%s stands still for %.1f ms", node->name,
+               (double)(until_ns - node->sched->now_ns) / 1e6);
+    node->paused_until_ns = until_ns;
+}
+
+/* Where it stands still, the event comes again when it goes on. */
+static bool is_paused(struct node *node, void (*fn)(void *ctx, uint64_t arg), uint64_t arg)
+{
+    uint64_t now = node->sched->now_ns;
+    if (now >= node->paused_until_ns)
+        return false;
+    sched_after(node->sched, node->paused_until_ns - now, fn, node, arg);
+    return true;
 }
 
 static void on_wake(void *ctx, uint64_t incarnation)
 {
     struct node *node = ctx;
     if (node->bucket == NULL || node->incarnation != incarnation ||
-        node->sched->now_ns < node->wake_ns)
+        node_now(node) < node->wake_ns || is_paused(node, on_wake, incarnation))
         return;
     node->wake_ns = UINT64_MAX;
     node->in_turn = true;
@@ -224,7 +346,7 @@ static void bury(struct node *node)
 {
     static const char *const names[] = {"is killed", "loses power", "has stopped"};
     trace_mix(node->trace, (uint64_t)node->end + 1000);
-    trace_line(node->trace, "node %s", names[node->end]);
+    trace_line(node->trace, "%s %s", node->name, names[node->end]);
     for (unsigned i = 0; i < node->job_count; i++) {
         struct fiber_job *job = node->jobs[i];
         while (job->fiber != NULL && !job->worked)
@@ -237,6 +359,8 @@ static void bury(struct node *node)
     for (unsigned i = 0; i < node->link_count; i++)
         buf_release(&node->links[i].outbox);
     node->link_count = 0;
+    for (unsigned i = 0; i < NODE_PEERS_MAX; i++)
+        buf_release(&node->peers[i]);
     bucket_free(node->bucket);
     node->bucket = NULL;
     if (sim_disk_handles(node->disk) != 0)
@@ -294,7 +418,7 @@ static void on_job_event(void *ctx, uint64_t number)
     unsigned i = 0;
     while (i < node->job_count && (node->jobs[i]->fiber == NULL || node->jobs[i]->number != number))
         i++;
-    if (i == node->job_count)
+    if (i == node->job_count || is_paused(node, on_job_event, number))
         return;
     struct fiber_job *job = node->jobs[i];
     if (job->worked) {
@@ -339,7 +463,7 @@ static struct disk_verdict before_disk_op(void *ctx, enum disk_op op)
         return fail;
     node->counters.disk_ops++;
     if (node->crash_in_ops > 0 && --node->crash_in_ops == 0) {
-        trace_line(node->trace, "crash point at %s", disk_op_names[op]);
+        trace_line(node->trace, "%s: crash point at %s", node->name, disk_op_names[op]);
         node->dead = true;
         node->end = node->crash_end;
         fail.part = (unsigned)prng_below(&node->prng, 1025);
@@ -360,7 +484,7 @@ static struct disk_verdict before_disk_op(void *ctx, enum disk_op op)
     }
     if (!prng_chance(&node->prng, error_chance(node, op)))
         return (struct disk_verdict){.err = ERR_OK};
-    trace_line(node->trace, "injected error at %s", disk_op_names[op]);
+    trace_line(node->trace, "%s: injected error at %s", node->name, disk_op_names[op]);
     node->counters.io_errors++;
     node->read_errors_seen |= op == DISK_READ || op == DISK_OPEN || op == DISK_LOOK;
     fail.part =
@@ -405,7 +529,7 @@ static uint64_t error_chance(const struct node *node, enum disk_op op)
 
 static uint64_t env_now(struct env *env)
 {
-    return node_of(env)->sched->now_ns;
+    return node_now(node_of(env));
 }
 
 static void env_random(struct env *env, void *to, size_t len)
@@ -423,11 +547,18 @@ static struct buf *env_outbox(struct env *env, uint32_t link)
     return NULL;
 }
 
+static struct buf *env_peer(struct env *env, uint32_t to)
+{
+    struct node *node = node_of(env);
+    ASSERT(to < NODE_PEERS_MAX);
+    return node->dead || node->callbacks.on_peer_frame == NULL ? NULL : &node->peers[to];
+}
+
 /* Unlike the real one it returns: the rest of the turn has no effect, and nothing of it leaves. */
 static void env_fatal(struct env *env, enum err err, const char *what)
 {
     struct node *node = node_of(env);
-    trace_line(node->trace, "fatal %s: %s", err_name(err), what);
+    trace_line(node->trace, "%s: fatal %s: %s", node->name, err_name(err), what);
     if (node->dead)
         return;
     node->counters.fatals++;
@@ -439,5 +570,5 @@ static void log_line(void *ctx, enum log_level level, const char *line)
 {
     struct node *node = ctx;
     (void)level;
-    trace_line(node->trace, "log %s", line);
+    trace_line(node->trace, "%s: log %s", node->name, line);
 }
