@@ -8,7 +8,7 @@
 
 #include "common/assert.h"
 
-
+static bool is_taken(struct bucket *bucket, uint32_t link, const struct msg_append_req *req);
 static enum err append_now(struct bucket *bucket, uint32_t link, const struct msg_append_req *req);
 static void keep_waiting(struct bucket *bucket, uint32_t link, const struct msg *msg);
 static bool is_valid(struct bucket *bucket, uint32_t link, const struct msg_append_req *req);
@@ -32,7 +32,7 @@ static void encode(struct bucket *bucket, uint32_t link, const struct msg_append
 static void reply_appended(struct bucket *bucket, uint32_t link, uint64_t req_id,
                            uint64_t first_seq, uint32_t count, bool duplicate);
 static void fail_later(struct bucket *bucket, uint32_t link, uint64_t req_id, enum err err,
-                       struct span text);
+                       struct span text, bool refusal);
 
 void append_release(struct bucket *bucket)
 {
@@ -49,15 +49,56 @@ void append_release(struct bucket *bucket)
 void append_on_request(struct bucket *bucket, uint32_t link, const struct msg *msg)
 {
     const struct msg_append_req *req = &msg->u.append_req;
+    if (bucket->waiting.len + req->events.len > WAITING_BYTES_MAX) {
+        bucket_fail(bucket, link, req->req_id, ERR_BUSY, "bucket %u: too many appends wait",
+                    bucket->config.bucket);
+        return;
+    }
+    if (!replica_is_alone(bucket) && !is_taken(bucket, link, req))
+        return;
     /* Requests take effect in the order sent: nobody overtakes one that waits. */
     bool others_wait = bucket->waiting.len > bucket->waiting_at;
     if (!others_wait && append_now(bucket, link, req) != ERR_AGAIN)
         return;
-    if (bucket->waiting.len + req->events.len > WAITING_BYTES_MAX)
-        bucket_fail(bucket, link, req->req_id, ERR_BUSY, "bucket %u: too many appends wait",
-                    bucket->config.bucket);
-    else
-        keep_waiting(bucket, link, msg);
+    keep_waiting(bucket, link, msg);
+}
+
+/* Only a leader takes appends, in the order of their numbers, and only as many as it may have
+ * uncommitted. What is refused here has no effect: neither on the log nor on the order. */
+static bool is_taken(struct bucket *bucket, uint32_t link, const struct msg_append_req *req)
+{
+    if (!replica_leads(&bucket->replica)) {
+        replica_fail_not_leader(bucket, link, req->req_id);
+        return false;
+    }
+    if (sequence_check(bucket, req) != ERR_OK) {
+        bucket_fail(bucket, link, req->req_id, ERR_ORDER,
+                    "append %lu of epoch %lu isn't the next one", req->number, req->epoch);
+        return false;
+    }
+    if (bucket->replica.uncommitted_bytes > bucket->config.uncommitted_bytes_max) {
+        bucket_fail(bucket, link, req->req_id, ERR_BUSY,
+                    "bucket %u: too many appends wait for a quorum", bucket->config.bucket);
+        return false;
+    }
+    sequence_take(bucket, req);
+    return true;
+}
+
+void append_fail_waiting(struct bucket *bucket)
+{
+    while (bucket->waiting_at < bucket->waiting.len) {
+        const uint8_t *at = bucket->waiting.ptr + bucket->waiting_at;
+        uint32_t link = load_u32(at), len = load_u32(at + 4);
+        struct span frame = span_of(at + 8, len);
+        struct msg msg;
+        enum err err = msg_unpack(&frame, &msg);
+        ASSERT(err == ERR_OK && msg.tag == TAG_append_req);
+        replica_fail_not_leader(bucket, link, msg.u.append_req.req_id);
+        bucket->waiting_at += 8 + len;
+    }
+    buf_clear(&bucket->waiting, 1u << 20);
+    bucket->waiting_at = 0;
 }
 
 void append_retry_waiting(struct bucket *bucket)
@@ -81,7 +122,9 @@ void append_retry_waiting(struct bucket *bucket)
  * ended. */
 static enum err append_now(struct bucket *bucket, uint32_t link, const struct msg_append_req *req)
 {
-    if (bucket->segments.sealing > SEALING_MAX)
+    if (bucket->segments.sealing > SEALING_MAX || bucket->replica.transfer_to != 0)
+        return ERR_AGAIN;
+    if (!replica_is_alone(bucket) && bucket->replica.begun_idx == 0)
         return ERR_AGAIN;
     if (!is_valid(bucket, link, req))
         return ERR_OK;
@@ -103,9 +146,9 @@ static enum err append_now(struct bucket *bucket, uint32_t link, const struct ms
                     wal_entry_max(bucket->wal));
         return ERR_OK;
     }
-    bucket_begin_term(bucket);
+    bool begun = !replica_is_alone(bucket) || bucket_begin_term(bucket);
     enum err err = wal_fits(bucket->wal, bound, ROOM_WAIT);
-    if (err == ERR_AGAIN || (err == ERR_OK && !bucket->term_begun))
+    if (err == ERR_AGAIN || (err == ERR_OK && !begun))
         return ERR_AGAIN;
     if (err != ERR_OK)
         bucket_fail(bucket, link, req->req_id, err,
@@ -284,7 +327,7 @@ static bool answer_duplicate(struct bucket *bucket, uint32_t link, const struct 
         char text[96];
         uuid_format(found, id);
         int len = snprintf(text, sizeof text, "event %s already stored", id);
-        fail_later(bucket, link, req->req_id, ERR_EXISTS, span_of(text, (size_t)len));
+        fail_later(bucket, link, req->req_id, ERR_EXISTS, span_of(text, (size_t)len), false);
     }
     return true;
 }
@@ -350,7 +393,7 @@ static bool check_versions(struct bucket *bucket, uint32_t link, const struct ms
                 text, sizeof text,
                 "partition key must be the same for all events in a stream: expected %s, got %s",
                 expected, got);
-            fail_later(bucket, link, req->req_id, ERR_INVALID, span_of(text, (size_t)len));
+            fail_later(bucket, link, req->req_id, ERR_INVALID, span_of(text, (size_t)len), false);
             return false;
         }
         if (!expectation_holds(event, stream)) {
@@ -423,7 +466,7 @@ static void fail_version(struct bucket *bucket, uint32_t link, const struct msg_
         text, sizeof text,
         "current stream version is %s but expected %s for partition key %s and stream id %.*s",
         current, expected, key, (int)event->stream.len, (const char *)event->stream.ptr);
-    fail_later(bucket, link, req->req_id, ERR_WRONGVER, span_of(text, (size_t)len));
+    fail_later(bucket, link, req->req_id, ERR_WRONGVER, span_of(text, (size_t)len), true);
 }
 
 static void encode(struct bucket *bucket, uint32_t link, const struct msg_append_req *req)
@@ -431,8 +474,10 @@ static void encode(struct bucket *bucket, uint32_t link, const struct msg_append
     struct append_scratch *scratch = &bucket->append;
     uint32_t partition = (uint32_t)req->partition, count = (uint32_t)req->count;
     uint64_t first_seq = wal_next_seq(bucket->wal, partition);
-    uint64_t idx = wal_append_tx(bucket->wal, partition, &req->partition_key, &req->transaction_id,
-                                 scratch->events, count, scratch->positions);
+    (void)wal_append_tx(bucket->wal, partition, &req->partition_key, &req->transaction_id,
+                        scratch->events, count, scratch->positions);
+    bucket->replica.uncommitted_bytes +=
+        wal_tail_entry(bucket->wal, wal_last_idx(bucket->wal))->len;
     struct index *index = segments_open_index(bucket);
     for (uint32_t i = 0; i < count; i++) {
         index_add(index, &(struct index_event){
@@ -445,14 +490,6 @@ static void encode(struct bucket *bucket, uint32_t link, const struct msg_append
                              .position = scratch->positions[i],
                          });
     }
-    commit_note_entry(bucket, &(struct noted_entry){
-                                  .idx = idx,
-                                  .first_seq = first_seq,
-                                  .offset = (uint64_t)scratch->positions[0] * POSITION_UNIT -
-                                            sizeof(struct entry_head),
-                                  .partition = partition,
-                                  .count = count,
-                              });
     bucket->stats.appends++;
     bucket->stats.events += count;
     reply_appended(bucket, link, req->req_id, first_seq, count, false);
@@ -470,7 +507,7 @@ static void reply_appended(struct bucket *bucket, uint32_t link, uint64_t req_id
                                     .timestamp_ms = scratch->events[i].timestamp_ns / NS_PER_MS,
                                 });
     }
-    struct buf *out = commit_reply_begin(bucket, link);
+    struct buf *out = commit_reply_begin(bucket, link, req_id, false);
     if (out == NULL)
         return;
     msg_pack_append_reply(out, &(struct msg_append_reply){
@@ -483,11 +520,12 @@ static void reply_appended(struct bucket *bucket, uint32_t link, uint64_t req_id
     commit_reply_end(bucket);
 }
 
-/* A refusal that rests on the tail: leaves when the tail is committed. */
+/* A refusal that rests on the tail: leaves when the tail is committed. `refusal`: it rests on the
+ * tail being the newest one. */
 static void fail_later(struct bucket *bucket, uint32_t link, uint64_t req_id, enum err err,
-                       struct span text)
+                       struct span text, bool refusal)
 {
-    struct buf *out = commit_reply_begin(bucket, link);
+    struct buf *out = commit_reply_begin(bucket, link, req_id, refusal);
     if (out == NULL)
         return;
     msg_pack_fail_reply(out,

@@ -13,10 +13,12 @@
 
 static void find_unknown_ends(struct bucket *bucket, uint64_t newest);
 static void wal_on_entry(void *ctx, const struct wal_entry *entry);
+static void wal_on_cut(void *ctx, uint64_t from_idx);
 static void wal_on_durable(void *ctx, uint64_t last_idx, struct lsn at, struct span written);
 static void wal_on_roll(void *ctx, uint64_t new_segment);
 static void wal_on_space(void *ctx);
 static void start_flush(struct bucket *bucket);
+static uint64_t idle_turn(struct bucket *bucket, uint64_t now);
 
 struct bucket *bucket_new(const struct bucket_config *config, struct env *env)
 {
@@ -35,6 +37,7 @@ struct bucket *bucket_new(const struct bucket_config *config, struct env *env)
     bucket->partitions = calloc(bucket->partition_count, sizeof *bucket->partitions);
     ASSERT(bucket->partitions != NULL);
     bucket->cache = cache_new(config->cache_bytes, bucket->hash_seed);
+    replica_init(bucket);
     struct wal_config wal_config = {
         .cluster_id = config->cluster_id,
         .node = config->node,
@@ -43,10 +46,16 @@ struct bucket *bucket_new(const struct bucket_config *config, struct env *env)
         .partition_count = config->partition_count,
         .segment_bytes = config->segment_bytes,
         .compression = config->compression,
+        .replica_count = bucket->config.replica_count,
+#ifdef PLANTED_BUGS
+        .planted = config->planted,
+#endif
     };
+    memcpy(wal_config.replicas, bucket->config.replicas, sizeof wal_config.replicas);
     struct wal_callbacks callbacks = {
         .ctx = bucket,
         .on_entry = wal_on_entry,
+        .on_cut = wal_on_cut,
         .on_durable = wal_on_durable,
         .on_roll = wal_on_roll,
         .on_space = wal_on_space,
@@ -61,6 +70,7 @@ void bucket_free(struct bucket *bucket)
     query_release(bucket);
     append_release(bucket);
     commit_release(bucket);
+    replica_release(bucket);
     segments_release(bucket);
     wal_free(bucket->wal);
     cache_free(bucket->cache);
@@ -78,12 +88,7 @@ enum err bucket_open(struct bucket *bucket)
     err = segments_open(bucket, &recovery);
     if (err != ERR_OK)
         return err;
-    /* One replica: what is durable is committed. */
-    bucket->commit_idx = wal_durable_idx(bucket->wal);
-    for (uint32_t i = 0; i < bucket->partition_count; i++) {
-        uint32_t partition = bucket->config.bucket + i * bucket->config.bucket_count;
-        bucket->partitions[i].watermark = wal_next_seq(bucket->wal, partition);
-    }
+    commit_open(bucket);
     bucket->stats.events = wal_events_before(bucket->wal) + recovery.events;
     bucket->damaged = recovery.damaged;
     bucket->damage_segment = recovery.segment;
@@ -97,7 +102,10 @@ enum err bucket_open(struct bucket *bucket)
         log_error(bucket->env->log, "log.damaged",
                   "segment=%" PRIu64 " offset=%" PRIu64 " effect=\"reads only\"", recovery.segment,
                   recovery.damage_offset);
-    bucket_begin_term(bucket);
+    if (replica_is_alone(bucket))
+        (void)bucket_begin_term(bucket);
+    else
+        replica_open(bucket);
     bucket->flushed_ns = bucket->env->ops->now_ns(bucket->env);
     return ERR_OK;
 }
@@ -137,11 +145,15 @@ void bucket_on_message(struct bucket *bucket, uint32_t link, const struct msg *m
     case TAG_scan_stream_req:
     case TAG_version_req:
     case TAG_sequence_req:
+    case TAG_follow_req:
+        if (reads_admit(bucket, link, msg))
+            bucket_answer_read(bucket, link, msg);
+        break;
     case TAG_info_req:
         query_on_message(bucket, link, msg);
         break;
-    case TAG_follow_req:
-        commit_follow(bucket, link, &msg->u.follow_req);
+    case TAG_peer_down:
+        replica_on_peer_down(bucket, &msg->u.peer_down);
         break;
     case TAG_unfollow_req:
         commit_unfollow(bucket, link, &msg->u.unfollow_req);
@@ -149,6 +161,19 @@ void bucket_on_message(struct bucket *bucket, uint32_t link, const struct msg *m
     default:
         log_warn(bucket->env->log, "message.unexpected", "name=%s", msg_name(msg->tag));
     }
+}
+
+void bucket_answer_read(struct bucket *bucket, uint32_t link, const struct msg *msg)
+{
+    if (msg->tag == TAG_follow_req)
+        commit_follow(bucket, link, &msg->u.follow_req);
+    else
+        query_on_message(bucket, link, msg);
+}
+
+void bucket_on_peer_message(struct bucket *bucket, uint32_t node, const struct msg *msg)
+{
+    replica_on_message(bucket, node, msg);
 }
 
 void bucket_on_link_lost(struct bucket *bucket, uint32_t link)
@@ -159,13 +184,23 @@ void bucket_on_link_lost(struct bucket *bucket, uint32_t link)
 uint64_t bucket_turn(struct bucket *bucket)
 {
     struct env *env = bucket->env;
+    uint64_t next = UINT64_MAX;
     fetch_resume(bucket);
-    bucket_begin_term(bucket);
+    if (replica_is_alone(bucket))
+        (void)bucket_begin_term(bucket);
+    else
+        next = replica_turn(bucket, env->ops->now_ns(env));
     if (wal_pending(bucket->wal) && !wal_flushing(bucket->wal))
         start_flush(bucket);
     if (wal_busy(bucket->wal) || wal_pending(bucket->wal))
-        return UINT64_MAX;
-    uint64_t now = env->ops->now_ns(env), next = UINT64_MAX;
+        return next;
+    return min_u64(next, idle_turn(bucket, env->ops->now_ns(env)));
+}
+
+/* Nothing is on its way to the disk: room that was missing, the witness of the last flush. */
+static uint64_t idle_turn(struct bucket *bucket, uint64_t now)
+{
+    uint64_t next = UINT64_MAX;
     if (wal_disk_full(bucket->wal)) {
         if (now >= bucket->space_retry_ns) {
             bucket->space_retry_ns = now + SPACE_RETRY_NS;
@@ -187,7 +222,9 @@ uint64_t bucket_turn(struct bucket *bucket)
  */
 static void start_flush(struct bucket *bucket)
 {
-    bool quiet = bucket->stats.reads == bucket->reads_at_flush;
+    /* With other replicas, what this turn has packed for them leaves before the disk is waited for.
+     */
+    bool quiet = bucket->stats.reads == bucket->reads_at_flush && replica_is_alone(bucket);
     wal_set_brief(bucket->wal, quiet && bucket->flush_took_ns < BRIEF_FLUSH_NS_MAX);
     bucket->reads_at_flush = bucket->stats.reads;
     bucket->flush_started_ns = bucket->env->ops->now_ns(bucket->env);
@@ -197,12 +234,21 @@ static void start_flush(struct bucket *bucket)
 void bucket_stop(struct bucket *bucket)
 {
     bucket->stopping = true;
+    if (!replica_is_alone(bucket))
+        election_start_transfer(bucket, UINT32_MAX);
+}
+
+void bucket_transfer(struct bucket *bucket, uint32_t node)
+{
+    if (!replica_is_alone(bucket))
+        election_start_transfer(bucket, node);
 }
 
 bool bucket_idle(const struct bucket *bucket)
 {
     return !wal_busy(bucket->wal) && !wal_pending(bucket->wal) && !segments_busy(bucket) &&
-           bucket->queries_len == 0 && bucket->waiting.len == bucket->waiting_at;
+           bucket->queries_len == 0 && bucket->waiting.len == bucket->waiting_at &&
+           !catchup_busy(bucket) && bucket->replica.transfer_to == 0;
 }
 
 void bucket_get_stats(const struct bucket *bucket, struct bucket_stats *ret_stats)
@@ -218,7 +264,7 @@ void bucket_get_stats(const struct bucket *bucket, struct bucket_stats *ret_stat
     ret_stats->cache_evictions = cache.evictions;
     ret_stats->segments = bucket->segments.count;
     ret_stats->disk_bytes = wal_disk_bytes(bucket->wal);
-    ret_stats->commit_idx = bucket->commit_idx;
+    ret_stats->commit_idx = wal_commit_idx(bucket->wal);
     ret_stats->term = wal_term(bucket->wal);
     ret_stats->disk_full = wal_disk_full(bucket->wal);
 }
@@ -280,6 +326,13 @@ void bucket_fail(struct bucket *bucket, uint32_t link, uint64_t req_id, enum err
 static void wal_on_entry(void *ctx, const struct wal_entry *entry)
 {
     segments_on_entry(ctx, entry);
+    replica_on_recovered(ctx, entry);
+}
+
+static void wal_on_cut(void *ctx, uint64_t from_idx)
+{
+    segments_on_cut(ctx, from_idx);
+    replica_on_recovered_cut(ctx, from_idx);
 }
 
 static void wal_on_durable(void *ctx, uint64_t last_idx, struct lsn at, struct span written)
@@ -291,10 +344,11 @@ static void wal_on_durable(void *ctx, uint64_t last_idx, struct lsn at, struct s
     bucket->stats.flushed_bytes += written.len;
     bucket->idle = false;
     cache_extend(bucket->cache, at.segment, at.offset, written.ptr, written.len);
-    if (last_idx > bucket->commit_idx) {
+    if (!replica_is_alone(bucket))
+        replica_on_durable(bucket);
+    else if (last_idx > wal_commit_idx(bucket->wal))
         commit_up_to(bucket, last_idx, at, written);
-        segments_seal(bucket, at.segment);
-    }
+    segments_seal(bucket, at.segment);
     append_retry_waiting(bucket);
 }
 
@@ -305,15 +359,19 @@ static void wal_on_roll(void *ctx, uint64_t new_segment)
 
 static void wal_on_space(void *ctx)
 {
+    follow_on_room(ctx);
     append_retry_waiting(ctx);
 }
 
 /* A new incarnation leads with a term of its own; its NOOP commits what it found. */
-void bucket_begin_term(struct bucket *bucket)
+bool bucket_begin_term(struct bucket *bucket)
 {
-    if (bucket->term_begun || bucket->damaged || wal_fits(bucket->wal, WAL_TERM_BOUND, ROOM_MUST) != ERR_OK)
-        return;
+    if (bucket->term_begun)
+        return true;
+    if (bucket->damaged || wal_fits(bucket->wal, WAL_TERM_BOUND, ROOM_MUST) != ERR_OK)
+        return false;
     wal_append_vote(bucket->wal, wal_term(bucket->wal) + 1, (uint64_t)bucket->config.node + 1);
     wal_append_noop(bucket->wal);
     bucket->term_begun = true;
+    return true;
 }

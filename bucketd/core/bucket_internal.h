@@ -7,12 +7,14 @@
  *   fetch.c     one event's bytes, from the tail, the cache or the disk
  *   append.c    transactions: duplicates, expected versions, encoding
  *   query.c     get, scans, versions, sequences
- *   commit.c    what became durable: watermarks, answers, live tail */
+ *   commit.c    what is committed: watermarks, answers, live tail
+ *   replica.h   the other replicas */
 #pragma once
 
 #include "bucketd/core/bucket.h"
 #include "bucketd/core/cache.h"
 #include "bucketd/core/index.h"
+#include "bucketd/core/replica.h"
 #include "bucketd/core/wal.h"
 #include "common/limits.h"
 
@@ -52,6 +54,12 @@ struct segments {
     uint32_t summaries_len;
     struct summary_job *summary_jobs; /* running */
     bool holed;                       /* some part has hole_before */
+    struct buf recovered; /* struct recovered_entry: what a cut found in recovery may take back */
+};
+
+struct recovered_entry {
+    uint64_t idx;
+    uint32_t part, events;
 };
 
 /* --- fetch.c ---------------------------------------------------------------------------------- */
@@ -136,27 +144,22 @@ struct append_scratch {
 
 /* --- commit.c --------------------------------------------------------------------------------- */
 
-/* An entry that isn't committed yet. */
-struct noted_entry {
-    uint64_t idx;
-    uint64_t first_seq;
-    uint64_t offset; /* of its entry_head */
-    uint32_t partition;
-    uint32_t count;
-};
-
-/* A growing ring. */
-struct tail_queue {
-    struct noted_entry *ring;
-    uint32_t cap, head, len;
-};
-
 /* An answer that leaves when the tail it looked at is committed; its packed message follows in the
  * same buffer. */
 struct waiting_reply {
     uint64_t idx;
+    uint64_t tick; /* a quorum must have echoed this one too; 0: none */
+    uint64_t req_id;
     uint32_t link;
     uint32_t len;
+};
+
+/* First in, first out. */
+struct reply_queue {
+    struct buf bytes;
+    size_t at;   /* what is before has left */
+    size_t head; /* of the answer between commit_reply_begin and _end */
+    bool open;
 };
 
 struct partition {
@@ -186,26 +189,25 @@ struct bucket {
     struct buf
         waiting;       /* append requests that don't fit now: {link u32, len u32, packed message} */
     size_t waiting_at; /* consumed part of it */
-    struct buf replies; /* struct waiting_reply, packed message, ... */
-    size_t replies_at;
-    size_t reply_head; /* of the answer between commit_reply_begin and _end */
-    bool reply_open;
-    struct tail_queue tail;
-    uint64_t commit_idx;
+    struct reply_queue replies;
+    /* Refusals that rest on the newest versions: they need proof that this replica still leads, and
+     * answers behind them needn't wait for that. */
+    struct reply_queue refusals;
+    struct replica replica;
 
     struct query *queries; /* waiting for the disk */
     struct query *queries_free;
     uint32_t queries_len, queries_free_len;
 
-    uint64_t reading_bytes; /* asked of the disk by queries */
+    uint64_t reading_bytes;                      /* asked of the disk by queries */
     struct read_queue reads_waiting, reads_done; /* for room: to start; to be answered */
 
     struct append_scratch append;
     uint64_t flush_started_ns, flush_took_ns; /* the last one */
-    uint64_t reads_at_flush;                   /* stats.reads when it began */
-    uint64_t flushed_ns; /* when the last flush ended */
-    bool idle;           /* and the witness of it is written */
-    bool term_begun;     /* this incarnation's vote and NOOP are in the log */
+    uint64_t reads_at_flush;                  /* stats.reads when it began */
+    uint64_t flushed_ns;                      /* when the last flush ended */
+    bool idle;                                /* and the witness of it is written */
+    bool term_begun; /* alone: this incarnation's vote and NOOP are in the log */
     uint64_t space_retry_ns;
     bool stopping;
     struct bucket_stats stats;
@@ -226,9 +228,9 @@ struct bucket {
 #define SEALING_MAX 3u
 
 /* --- bucket.c --- */
-/* Writes the vote and the NOOP that begin this incarnation's term, if they aren't there and the log
- * takes them. */
-void bucket_begin_term(struct bucket *bucket);
+/* Alone: writes the vote and the NOOP that begin this incarnation's term. False: they aren't there,
+ * since the log takes nothing now. */
+bool bucket_begin_term(struct bucket *bucket);
 /* NULL where the partition isn't one of this bucket's. */
 struct partition *bucket_partition(struct bucket *bucket, uint64_t partition);
 /* The same for a request, which then is failed. */
@@ -237,6 +239,8 @@ struct partition *bucket_partition_asked(struct bucket *bucket, uint32_t link, u
 /* Appends the stored_event that netd gets of an event. */
 void bucket_pack_event(struct buf *out, const struct event_view *event);
 /* Packs a fail_reply at once. */
+/* Runs a read that may be answered now. */
+void bucket_answer_read(struct bucket *bucket, uint32_t link, const struct msg *msg);
 void bucket_fail(struct bucket *bucket, uint32_t link, uint64_t req_id, enum err err,
                  const char *format, ...) __attribute__((format(printf, 5, 6)));
 
@@ -246,6 +250,10 @@ void segments_init(struct bucket *bucket);
 void segments_release(struct bucket *bucket);
 /* Recovery: an entry of the newest segment. */
 void segments_on_entry(struct bucket *bucket, const struct wal_entry *entry);
+/* Recovery: entries from this idx on are dead. */
+void segments_on_cut(struct bucket *bucket, uint64_t from_idx);
+/* Puts an entry of the open segment into its index. */
+void segments_index_entry(struct bucket *bucket, const struct wal_entry *entry);
 /* Recovery: the older segments; rebuilds indexes that are missing. */
 enum err segments_open(struct bucket *bucket, const struct wal_recovery *recovery) MUST_CHECK;
 /* A new open segment. */
@@ -302,6 +310,8 @@ void append_release(struct bucket *bucket);
 void append_on_request(struct bucket *bucket, uint32_t link, const struct msg *msg);
 /* Takes requests that waited, as far as there is room now. */
 void append_retry_waiting(struct bucket *bucket);
+/* This replica doesn't lead any more: those that wait are to be sent to who does. */
+void append_fail_waiting(struct bucket *bucket);
 
 /* --- query.c --- */
 void query_on_message(struct bucket *bucket, uint32_t link, const struct msg *msg);
@@ -310,12 +320,19 @@ void query_step(struct bucket *bucket, struct query *query);
 void query_release(struct bucket *bucket);
 
 /* --- commit.c --- */
-void commit_note_entry(struct bucket *bucket, const struct noted_entry *entry);
+/* Recovery: watermarks of what is known to be committed. */
+void commit_open(struct bucket *bucket);
+/* `written`, which may be empty: bytes at `at` that hold some of these entries. */
 void commit_up_to(struct bucket *bucket, uint64_t idx, struct lsn at, struct span written);
 /* Where an append's answer is packed: it leaves when all entries up to now are committed (at once
- * if they are). commit_reply_end must follow. */
-struct buf *commit_reply_begin(struct bucket *bucket, uint32_t link);
+ * if they are). `refusal`: and when it is proven that this replica led when it was asked.
+ * commit_reply_end must follow. */
+struct buf *commit_reply_begin(struct bucket *bucket, uint32_t link, uint64_t req_id, bool refusal);
 void commit_reply_end(struct bucket *bucket);
+/* Sends the refusals that may leave. */
+void commit_send_refusals(struct bucket *bucket);
+/* Leadership is over: whatever waits is of unknown outcome. */
+void commit_fail_replies(struct bucket *bucket);
 void commit_follow(struct bucket *bucket, uint32_t link, const struct msg_follow_req *req);
 void commit_unfollow(struct bucket *bucket, uint32_t link, const struct msg_unfollow_req *req);
 void commit_link_lost(struct bucket *bucket, uint32_t link);

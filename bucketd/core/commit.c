@@ -1,5 +1,5 @@
-/* What became durable and so, with one replica, committed: watermarks move first, then answers
- * leave and followers hear of the new events. */
+/* What is committed: watermarks move first, then answers leave and followers hear of the new
+ * events. */
 #include "bucketd/core/bucket_internal.h"
 
 #include <stdlib.h>
@@ -9,71 +9,109 @@
 /* A tail message isn't made larger than this by a further event. */
 #define TAIL_BYTES SCAN_CHUNK_BYTES
 
-static struct noted_entry *tail_front(struct bucket *bucket);
-static void publish(struct bucket *bucket, const struct noted_entry *entry, struct lsn at,
+static void publish(struct bucket *bucket, const struct tail_entry *entry, struct lsn at,
                     struct span written);
+static struct span entry_bytes(struct bucket *bucket, const struct tail_entry *entry, struct lsn at,
+                               struct span written);
+static struct span read_entry(struct bucket *bucket, const struct tail_entry *entry);
 static void send_tail(struct bucket *bucket, uint32_t partition, struct partition *p);
-static void send_replies(struct bucket *bucket);
+static void send_replies(struct bucket *bucket, struct reply_queue *queue);
+static void fail_queue(struct bucket *bucket, struct reply_queue *queue);
 
-void commit_note_entry(struct bucket *bucket, const struct noted_entry *entry)
+void commit_open(struct bucket *bucket)
 {
-    struct tail_queue *tail = &bucket->tail;
-    if (tail->len == tail->cap) {
-        uint32_t cap = tail->cap == 0 ? 1024 : tail->cap * 2;
-        struct noted_entry *ring = malloc(cap * sizeof *ring);
-        ASSERT(ring != NULL);
-        for (uint32_t i = 0; i < tail->len; i++)
-            ring[i] = tail->ring[(tail->head + i) & (tail->cap - 1)];
-        free(tail->ring);
-        *tail = (struct tail_queue){.ring = ring, .cap = cap, .len = tail->len};
+    struct wal *wal = bucket->wal;
+    for (uint32_t i = 0; i < bucket->partition_count; i++) {
+        uint32_t partition = bucket->config.bucket + i * bucket->config.bucket_count;
+        bucket->partitions[i].watermark = wal_next_seq(wal, partition);
     }
-    tail->ring[(tail->head + tail->len++) & (tail->cap - 1)] = *entry;
+    for (uint64_t idx = wal_last_idx(wal); idx > wal_commit_idx(wal); idx--) {
+        const struct tail_entry *entry = wal_tail_entry(wal, idx);
+        if (entry->kind == ENTRY_TX)
+            bucket_partition(bucket, entry->partition)->watermark = entry->first_seq;
+    }
 }
 
 void commit_up_to(struct bucket *bucket, uint64_t idx, struct lsn at, struct span written)
 {
-    ASSERT(idx >= bucket->commit_idx);
-    bucket->commit_idx = idx;
-    for (struct noted_entry *entry; (entry = tail_front(bucket)) != NULL && entry->idx <= idx;) {
+    struct wal *wal = bucket->wal;
+    for (uint64_t i = wal_commit_idx(wal) + 1; i <= idx; i++) {
+        const struct tail_entry *entry = wal_tail_entry(wal, i);
+        uint64_t *uncommitted = &bucket->replica.uncommitted_bytes;
+        *uncommitted -= min_u64(entry->len, *uncommitted);
+        if (entry->kind != ENTRY_TX)
+            continue;
         struct partition *p = bucket_partition(bucket, entry->partition);
         ASSERT(p != NULL && p->watermark == entry->first_seq);
         p->watermark += entry->count;
         bucket->stats.flushed_events += entry->count;
         if (p->followers_len > 0)
             publish(bucket, entry, at, written);
-        bucket->tail.head = (bucket->tail.head + 1) & (bucket->tail.cap - 1);
-        bucket->tail.len--;
     }
+    wal_commit(wal, idx);
     for (uint32_t i = 0; i < bucket->partition_count; i++) {
         if (bucket->partitions[i].tail_count > 0)
             send_tail(bucket, bucket->config.bucket + i * bucket->config.bucket_count,
                       &bucket->partitions[i]);
     }
-    send_replies(bucket);
+    send_replies(bucket, &bucket->replies);
 }
 
-struct buf *commit_reply_begin(struct bucket *bucket, uint32_t link)
+struct buf *commit_reply_begin(struct bucket *bucket, uint32_t link, uint64_t req_id, bool refusal)
 {
     uint64_t idx = wal_last_idx(bucket->wal);
-    if (idx <= bucket->commit_idx && bucket->replies.len == bucket->replies_at)
+    bool proof = refusal && !replica_is_alone(bucket);
+    struct reply_queue *queue = proof ? &bucket->refusals : &bucket->replies;
+    bool now = idx <= wal_commit_idx(bucket->wal) && queue->bytes.len == queue->at;
+    if (refusal && PLANTED(&bucket->config, PLANT_CONFLICT_BEFORE_COMMIT))
+        proof = false, now = true;
+    if (now && !proof)
         return bucket->env->ops->outbox(bucket->env, link);
-    struct waiting_reply head = {.idx = idx, .link = link};
-    buf_append(&bucket->replies, &head, sizeof head);
-    /* commit_reply_end finds the head by this: the length is filled in there. */
-    bucket->reply_head = bucket->replies.len - sizeof head;
-    bucket->reply_open = true;
-    return &bucket->replies;
+    struct waiting_reply head = {
+        .idx = idx, .tick = proof ? liveness_ask(bucket) : 0, .req_id = req_id, .link = link};
+    /* commit_reply_end fills in the length. */
+    queue->head = queue->bytes.len;
+    queue->open = true;
+    buf_append(&queue->bytes, &head, sizeof head);
+    return &queue->bytes;
 }
 
 void commit_reply_end(struct bucket *bucket)
 {
-    if (!bucket->reply_open)
-        return;
-    bucket->reply_open = false;
-    struct waiting_reply head;
-    memcpy(&head, bucket->replies.ptr + bucket->reply_head, sizeof head);
-    head.len = (uint32_t)(bucket->replies.len - bucket->reply_head - sizeof head);
-    memcpy(bucket->replies.ptr + bucket->reply_head, &head, sizeof head);
+    struct reply_queue *queues[] = {&bucket->replies, &bucket->refusals};
+    for (size_t i = 0; i < 2; i++) {
+        struct reply_queue *queue = queues[i];
+        if (!queue->open)
+            continue;
+        queue->open = false;
+        uint8_t *at = queue->bytes.ptr + queue->head;
+        store_u32(at + offsetof(struct waiting_reply, len),
+                  (uint32_t)(queue->bytes.len - queue->head - sizeof(struct waiting_reply)));
+    }
+}
+
+void commit_send_refusals(struct bucket *bucket)
+{
+    send_replies(bucket, &bucket->refusals);
+}
+
+void commit_fail_replies(struct bucket *bucket)
+{
+    fail_queue(bucket, &bucket->replies);
+    fail_queue(bucket, &bucket->refusals);
+}
+
+static void fail_queue(struct bucket *bucket, struct reply_queue *queue)
+{
+    for (; queue->at < queue->bytes.len;) {
+        struct waiting_reply head;
+        memcpy(&head, queue->bytes.ptr + queue->at, sizeof head);
+        bucket_fail(bucket, head.link, head.req_id, ERR_UNKNOWN,
+                    "outcome unknown, the bucket's leader has changed");
+        queue->at += sizeof head + head.len;
+    }
+    buf_clear(&queue->bytes, 1u << 20);
+    queue->at = 0;
 }
 
 void commit_follow(struct bucket *bucket, uint32_t link, const struct msg_follow_req *req)
@@ -128,31 +166,24 @@ void commit_release(struct bucket *bucket)
         free(bucket->partitions[i].followers);
         buf_release(&bucket->partitions[i].tail);
     }
-    free(bucket->tail.ring);
-    buf_release(&bucket->replies);
+    buf_release(&bucket->replies.bytes);
+    buf_release(&bucket->refusals.bytes);
 }
 
-static struct noted_entry *tail_front(struct bucket *bucket)
-{
-    return bucket->tail.len == 0 ? NULL : &bucket->tail.ring[bucket->tail.head];
-}
-
-/* Packs an entry's events for its partition's followers, from the bytes that were just written. */
-static void publish(struct bucket *bucket, const struct noted_entry *tail, struct lsn at,
+/* Packs an entry's events for its partition's followers. */
+static void publish(struct bucket *bucket, const struct tail_entry *tail, struct lsn at,
                     struct span written)
 {
     struct partition *p = bucket_partition(bucket, tail->partition);
-    ASSERT(tail->offset >= at.offset &&
-           tail->offset - at.offset + sizeof(struct entry_head) <= written.len);
-    const uint8_t *bytes = written.ptr + (tail->offset - at.offset);
+    struct span bytes = entry_bytes(bucket, tail, at, written);
+    if (bytes.ptr == NULL)
+        return;
     struct entry_head head;
-    memcpy(&head, bytes, sizeof head);
-    struct wal_entry entry = {.segment = at.segment,
-                              .offset = tail->offset,
-                              .head = &head,
-                              .bytes = span_of(bytes, head.record.len)};
+    memcpy(&head, bytes.ptr, sizeof head);
+    struct wal_entry entry = {
+        .segment = tail->at.segment, .offset = tail->at.offset, .head = &head, .bytes = bytes};
     struct format_salt salt = bucket->salt;
-    salt.segment = at.segment;
+    salt.segment = tail->at.segment;
     uint64_t offset = sizeof head;
     struct event_view event;
     uint32_t position;
@@ -165,6 +196,45 @@ static void publish(struct bucket *bucket, const struct noted_entry *tail, struc
         if (p->tail.len >= TAIL_BYTES)
             send_tail(bucket, tail->partition, p);
     }
+}
+
+/* What was just written, what is in memory, or else from the disk: entries of before this start
+ * that were too many to be kept. */
+static struct span entry_bytes(struct bucket *bucket, const struct tail_entry *entry, struct lsn at,
+                               struct span written)
+{
+    uint64_t from = entry->at.offset - at.offset;
+    if (written.len > 0 && entry->at.segment == at.segment && entry->at.offset >= at.offset &&
+        from + entry->len <= written.len)
+        return span_of(written.ptr + from, entry->len);
+    struct recent_entry known;
+    if (bucket->replica.recent != NULL && recent_get(bucket->replica.recent, entry->idx, &known))
+        return known.bytes;
+    struct span tail = wal_tail_bytes(bucket->wal, entry->at.segment, entry->at.offset, entry->len);
+    return tail.ptr != NULL ? tail : read_entry(bucket, entry);
+}
+
+static struct span read_entry(struct bucket *bucket, const struct tail_entry *entry)
+{
+    struct disk *disk = bucket->env->disk;
+    struct buf *bytes = &bucket->append.fetcher.assembled;
+    char dir[32], path[64];
+    struct file *file;
+    snprintf(path, sizeof path, "%s/data.evts", wal_segment_dir(entry->at.segment, dir));
+    enum err err = disk->ops->open(disk, path, OPEN_READ, &file);
+    size_t len = 0;
+    bytes->len = 0;
+    buf_reserve(bytes, entry->len);
+    if (err == ERR_OK) {
+        err = disk->ops->pread(disk, file, entry->at.offset, bytes->ptr, entry->len, &len);
+        disk->ops->close(disk, file);
+    }
+    if (err == ERR_OK && len == entry->len)
+        return span_of(bytes->ptr, len);
+    /* Whoever follows would miss an event and never know. */
+    bucket->env->ops->fatal(bucket->env, err == ERR_OK ? ERR_CORRUPT : err,
+                            "an uncommitted entry can't be read");
+    return (struct span){0};
 }
 
 static void send_tail(struct bucket *bucket, uint32_t partition, struct partition *p)
@@ -183,24 +253,25 @@ static void send_tail(struct bucket *bucket, uint32_t partition, struct partitio
     p->tail_count = 0;
 }
 
-static void send_replies(struct bucket *bucket)
+static void send_replies(struct bucket *bucket, struct reply_queue *queue)
 {
-    struct buf *replies = &bucket->replies;
-    while (bucket->replies_at < replies->len) {
+    struct buf *replies = &queue->bytes;
+    while (queue->at < replies->len) {
         struct waiting_reply head;
-        memcpy(&head, replies->ptr + bucket->replies_at, sizeof head);
-        if (head.idx > bucket->commit_idx)
+        memcpy(&head, replies->ptr + queue->at, sizeof head);
+        if (head.idx > wal_commit_idx(bucket->wal) ||
+            (head.tick != 0 && !liveness_echoed(bucket, head.tick)))
             break;
         struct buf *out = bucket->env->ops->outbox(bucket->env, head.link);
         if (out != NULL)
-            buf_append(out, replies->ptr + bucket->replies_at + sizeof head, head.len);
-        bucket->replies_at += sizeof head + head.len;
+            buf_append(out, replies->ptr + queue->at + sizeof head, head.len);
+        queue->at += sizeof head + head.len;
     }
-    if (bucket->replies_at == replies->len) {
+    if (queue->at == replies->len) {
         buf_clear(replies, 1u << 20);
-        bucket->replies_at = 0;
-    } else if (bucket->replies_at > replies->len / 2) {
-        buf_consume(replies, bucket->replies_at);
-        bucket->replies_at = 0;
+        queue->at = 0;
+    } else if (queue->at > replies->len / 2) {
+        buf_consume(replies, queue->at);
+        queue->at = 0;
     }
 }

@@ -88,6 +88,8 @@ void query_on_message(struct bucket *bucket, uint32_t link, const struct msg *ms
         return;
     }
     uint64_t committed = bucket_partition(bucket, query->partition)->watermark;
+    if (PLANTED(&bucket->config, PLANT_WATERMARK_INCLUSIVE))
+        committed = min_u64(committed + 1, wal_next_seq(bucket->wal, query->partition));
     query->watermark = min_u64(query->watermark, committed);
     query_step(bucket, query);
 }
@@ -227,8 +229,7 @@ static void set_range(struct query *query, uint64_t from, uint64_t to, bool reve
 static void answer_sequence(struct bucket *bucket, uint32_t link,
                             const struct msg_sequence_req *req)
 {
-    const struct partition *p =
-        bucket_partition_asked(bucket, link, req->req_id, req->partition);
+    const struct partition *p = bucket_partition_asked(bucket, link, req->req_id, req->partition);
     if (p == NULL)
         return;
     if (p->end_unknown) {
@@ -243,7 +244,8 @@ static void answer_sequence(struct bucket *bucket, uint32_t link,
             out, &(struct msg_number_reply){.req_id = req->req_id,
                                             .present = p->watermark > 0,
                                             .value = p->watermark > 0 ? p->watermark - 1 : 0,
-                                            .watermark = p->watermark});
+                                            .watermark = p->watermark,
+                                            .stale = reads_are_stale(bucket)});
 }
 
 static void answer_info(struct bucket *bucket, uint32_t link, const struct msg_info_req *req)
@@ -295,8 +297,8 @@ static enum err run_scan(struct bucket *bucket, struct query *query)
     struct cursor cursor = {0};
     for (;;) {
         bool over = query->reverse ? query->at < query->end : query->at > query->end;
-        bool nothing = query->watermark == 0 &&
-                       !bucket_partition(bucket, query->partition)->end_unknown;
+        bool nothing =
+            query->watermark == 0 && !bucket_partition(bucket, query->partition)->end_unknown;
         if (over || nothing) {
             answer_events(bucket, query, false);
             return ERR_OK;
@@ -361,7 +363,7 @@ static enum err run_version(struct bucket *bucket, struct query *query)
     enum err err;
     while (!present && (err = locate(bucket, query, &cursor, &position)) == ERR_OK) {
         /* With nothing uncommitted in the bucket what the index has is readable. */
-        if (wal_last_idx(bucket->wal) != bucket->commit_idx) {
+        if (wal_last_idx(bucket->wal) != wal_commit_idx(bucket->wal)) {
             struct event_view event;
             err = fetch_event(bucket, &query->fetcher, bucket->segments.list[cursor.i].number,
                               position, &event);
@@ -383,7 +385,8 @@ static enum err run_version(struct bucket *bucket, struct query *query)
         msg_pack_number_reply(out, &(struct msg_number_reply){.req_id = query->req_id,
                                                               .present = present,
                                                               .value = present ? query->at : 0,
-                                                              .watermark = query->watermark});
+                                                              .watermark = query->watermark,
+                                                              .stale = reads_are_stale(bucket)});
     return ERR_OK;
 }
 
@@ -396,8 +399,7 @@ static enum err locate(struct bucket *bucket, struct query *query, struct cursor
         enum err err = query->kind == QUERY_PARTITION
                            ? locate_in_partition(bucket, query, cursor, ret_position)
                            : locate_in_stream(bucket, query, cursor, ret_position);
-        const struct segment *segment =
-            cursor->valid ? &bucket->segments.list[cursor->i] : NULL;
+        const struct segment *segment = cursor->valid ? &bucket->segments.list[cursor->i] : NULL;
         /* Its files can't be mapped, or a page of them is bad; each part is rebuilt at most once,
          * since what is in memory is right: then the hole is in the data. */
         if (err != ERR_CORRUPT || segment == NULL ||
@@ -530,5 +532,6 @@ static void answer_events(struct bucket *bucket, struct query *query, bool more)
                                                           .more = more,
                                                           .next = query->at,
                                                           .watermark = query->watermark,
+                                                          .stale = reads_are_stale(bucket),
                                                           .events = buf_span(&query->records)});
 }

@@ -53,6 +53,7 @@ void segments_release(struct bucket *bucket)
         free(job);
     }
     free(segments->list);
+    buf_release(&segments->recovered);
     *segments = (struct segments){0};
 }
 
@@ -70,13 +71,41 @@ void segments_on_entry(struct bucket *bucket, const struct wal_entry *entry)
         segments->holed |= gap;
     }
     bucket->recovered_idx = entry->head->idx;
+    if (!replica_is_alone(bucket))
+        buf_append(&segments->recovered,
+                   &(struct recovered_entry){.idx = entry->head->idx,
+                                             .part = segments->count - 1,
+                                             .events = entry->head->record.count},
+                   sizeof(struct recovered_entry));
     if (entry->head->record.entry_kind == ENTRY_TX)
         index_entry(bucket, segments_open_index(bucket), entry);
+}
+
+void segments_on_cut(struct bucket *bucket, uint64_t from_idx)
+{
+    struct segments *segments = &bucket->segments;
+    struct recovered_entry last;
+    while (segments->recovered.len > 0) {
+        size_t at = segments->recovered.len - sizeof last;
+        memcpy(&last, segments->recovered.ptr + at, sizeof last);
+        if (last.idx < from_idx)
+            break;
+        for (uint32_t i = 0; i < last.events; i++)
+            index_pop(segments->list[last.part].index);
+        segments->recovered.len = at;
+    }
+    bucket->recovered_idx = from_idx - 1;
+}
+
+void segments_index_entry(struct bucket *bucket, const struct wal_entry *entry)
+{
+    index_entry(bucket, segments_open_index(bucket), entry);
 }
 
 enum err segments_open(struct bucket *bucket, const struct wal_recovery *recovery)
 {
     struct segments *segments = &bucket->segments;
+    buf_release(&segments->recovered);
     if (recovery->damaged)
         mark_holes(bucket, recovery);
     uint32_t newest_parts = segments->count;

@@ -1,0 +1,167 @@
+/* Ticks: every replica tells every other that it lives, how old it is, how far its log goes, and
+ * whether it leads. A tick repeats the number of the last one heard, so a leader knows how many
+ * hear it: without echoes from a quorum it steps down, and what needs proof that it still leads
+ * waits for the echoes of a tick sent later. */
+#include "bucketd/core/bucket_internal.h"
+
+static void note_sender(struct bucket *bucket, struct peer *peer, const struct msg_tick *tick);
+static void hear_leader(struct bucket *bucket, struct peer *peer, const struct msg_tick *tick);
+static void send_tick(struct bucket *bucket, struct peer *peer, bool ask);
+
+void liveness_on_tick(struct bucket *bucket, uint32_t node, const struct msg_tick *tick)
+{
+    struct peer *peer = replica_peer(bucket, node);
+    if (tick->boot < peer->boot || (tick->boot == peer->boot && tick->number <= peer->tick_number))
+        return; /* overtaken by a newer one */
+    note_sender(bucket, peer, tick);
+    if (tick->term > wal_term(bucket->wal) && !replica_adopt_term(bucket, tick->term))
+        return;
+    if (tick->term == wal_term(bucket->wal))
+        hear_leader(bucket, peer, tick);
+}
+
+static void note_sender(struct bucket *bucket, struct peer *peer, const struct msg_tick *tick)
+{
+    struct replica *replica = &bucket->replica;
+    uint64_t now = bucket->env->ops->now_ns(bucket->env);
+    if (tick->boot != peer->boot) {
+        peer->up_since_ns = now;
+        peer->echoed = 0;
+        peer->confirmed = false;
+        if (replica_leads(replica))
+            replicate_forget_peer(bucket, peer);
+    }
+    peer->boot = tick->boot;
+    peer->tick_number = tick->number;
+    peer->age = tick->age;
+    peer->heard_ns = now;
+    peer->disk_id = tick->disk_id;
+    peer->last_idx = tick->last_idx;
+    peer->term = tick->term;
+    peer->owes_tick |= tick->ask;
+    if (tick->echo_boot != bucket->config.boot || tick->echo_number > replica->tick_number)
+        return;
+    peer->confirmed = true;
+    if (tick->echo_number > peer->echoed) {
+        peer->echoed = tick->echo_number;
+        peer->echoed_ns = now;
+    }
+}
+
+/* A tick of the current term. */
+static void hear_leader(struct bucket *bucket, struct peer *peer, const struct msg_tick *tick)
+{
+    struct replica *replica = &bucket->replica;
+    if (!tick->leads) {
+        if (replica->leader == peer->node + 1) { /* it has stepped down */
+            replica->leader = 0;
+            replica->leader_heard_ns = 0;
+            election_reset_timer(bucket, true);
+        }
+        return;
+    }
+    if (replica_leads(replica)) {
+        bucket->env->ops->fatal(bucket->env, ERR_CORRUPT, "two leaders in one term");
+        return;
+    }
+    if (replica->leader != peer->node + 1)
+        replica_become_follower(bucket, peer->node + 1);
+    replica->leader_heard_ns = peer->heard_ns;
+    election_reset_timer(bucket, false);
+    if (tick->settled)
+        reads_note_statement(bucket, tick->commit_idx);
+    follow_commit(bucket, tick->commit_idx);
+}
+
+uint64_t liveness_turn(struct bucket *bucket, uint64_t now)
+{
+    struct replica *replica = &bucket->replica;
+    /* Nothing is said in a term that could be forgotten; its flush brings the next turn. */
+    if (!replica_term_durable(bucket))
+        return UINT64_MAX;
+    bool due = replica->ask || now >= replica->next_tick_ns;
+    if (now >= replica->next_tick_ns)
+        replica->next_tick_ns = now + bucket->config.tick_ns;
+    for (uint32_t i = 0; i < replica->peer_count; i++) {
+        struct peer *peer = &replica->peers[i];
+        if (due || peer->owes_tick)
+            send_tick(bucket, peer, replica->ask);
+        peer->owes_tick = false;
+    }
+    replica->ask = false;
+    return replica->next_tick_ns;
+}
+
+static void send_tick(struct bucket *bucket, struct peer *peer, bool ask)
+{
+    struct replica *replica = &bucket->replica;
+    struct buf *out = replica_outbox(bucket, peer->node);
+    if (out == NULL)
+        return;
+    /* Each tick has its number: a receiver takes the newest only. */
+    uint64_t commit_idx = wal_commit_idx(bucket->wal);
+    bool leads = replica_leads(replica);
+    msg_pack_tick(
+        out, &(struct msg_tick){
+                 .boot = bucket->config.boot,
+                 .age = bucket->config.age,
+                 .number = ++replica->tick_number,
+                 .echo_boot = peer->boot,
+                 .echo_number = peer->tick_number,
+                 .term = wal_term(bucket->wal),
+                 .leads = leads,
+                 .commit_idx = commit_idx,
+                 .settled = leads && replica->begun_idx != 0 && commit_idx >= replica->begun_idx,
+                 .last_idx = wal_last_idx(bucket->wal),
+                 .durable_idx = wal_durable_idx(bucket->wal),
+                 .disk_id = wal_disk_id(bucket->wal),
+                 .ask = ask,
+             });
+}
+
+bool liveness_is_alive(const struct bucket *bucket, const struct peer *peer, uint64_t now)
+{
+    return peer->heard_ns != 0 && now - peer->heard_ns < bucket->config.election_timeout_ns;
+}
+
+static bool is_voter(const struct bucket *bucket, const struct peer *peer)
+{
+    return members_is_voter(bucket, peer->node, peer->disk_id);
+}
+
+bool liveness_quorum_echoes(const struct bucket *bucket, uint64_t now)
+{
+    uint32_t count = members_self_is_voter(bucket);
+    for (uint32_t i = 0; i < bucket->replica.peer_count; i++) {
+        const struct peer *peer = &bucket->replica.peers[i];
+        count +=
+            is_voter(bucket, peer) && now - peer->echoed_ns < bucket->config.election_timeout_ns;
+    }
+    return count >= members_quorum(bucket);
+}
+
+bool liveness_quorum_heard(const struct bucket *bucket, uint64_t now)
+{
+    uint32_t count = members_self_is_voter(bucket);
+    for (uint32_t i = 0; i < bucket->replica.peer_count; i++) {
+        const struct peer *peer = &bucket->replica.peers[i];
+        count += is_voter(bucket, peer) && liveness_is_alive(bucket, peer, now);
+    }
+    return count >= members_quorum(bucket);
+}
+
+uint64_t liveness_ask(struct bucket *bucket)
+{
+    bucket->replica.ask = true;
+    return bucket->replica.tick_number + 1;
+}
+
+bool liveness_echoed(const struct bucket *bucket, uint64_t tick)
+{
+    uint32_t count = members_self_is_voter(bucket);
+    for (uint32_t i = 0; i < bucket->replica.peer_count; i++) {
+        const struct peer *peer = &bucket->replica.peers[i];
+        count += is_voter(bucket, peer) && peer->echoed >= tick;
+    }
+    return count >= members_quorum(bucket);
+}
