@@ -19,8 +19,9 @@
  * The next segment's file is prepared under the name data.new; it is renamed when header and
  * checkpoint are synced. So a data.evts without a valid header is damage, never a crash.
  *
- * A record is ENTRY, VOTE, CUT, HINT or REPAIRED (this version writes only the first two). An ENTRY
- * is one whole transaction:
+ * A record is ENTRY, VOTE or CUT (the numbers of HINT and REPAIRED are taken). A CUT says that
+ * the entries from from_idx on that stand before it are dead; it never reaches into an older
+ * segment. An ENTRY is one whole transaction:
  *   entry_head | event | event | ...
  *   event = event_head, stream, name, metadata, payload, zeros to 8 bytes
  *
@@ -39,6 +40,8 @@
 #define FOOTER_MAGIC     0x544f4f4642445253ull
 #define BATCH_HEAD_MAGIC 0xb47c4ead5b10c5a1ull
 #define BATCH_TAIL_MAGIC 0xb47c47a175b10c5aull
+/* Room for so many voters in a checkpoint (REPLICAS_MAX). */
+#define FORMAT_VOTERS_MAX 7u
 
 struct segment_header {
     uint64_t magic;
@@ -53,8 +56,18 @@ struct segment_header {
     uint64_t data_start;      /* offset of the first batch */
     uint64_t checkpoint_len;  /* of one copy, before padding */
     uint64_t segment_bytes;   /* configured size when it was made */
+    uint64_t disk_id;         /* random, of the bucket's directory: whoever has another one has
+                               * another log; never 0 */
 };
-_Static_assert(sizeof(struct segment_header) == 80, "fixed layout");
+_Static_assert(sizeof(struct segment_header) == 88, "fixed layout");
+
+/* One voter of a CONFIG. */
+struct config_voter {
+    uint32_t node;
+    uint32_t generation;      /* whoever loses its disk is another voter: the same node, one higher */
+    uint64_t disk_id;         /* 0: made from settings, when nobody's was known */
+};
+_Static_assert(sizeof(struct config_voter) == 16, "fixed layout");
 
 /* Followed by partition_state[partitions], ascending by partition; only those of this bucket. */
 struct checkpoint {
@@ -67,13 +80,17 @@ struct checkpoint {
     uint64_t last_idx;
     uint64_t last_term;
     uint64_t last_chain;
-    uint64_t commit_hint;
+    uint64_t commit_hint;     /* = last_idx: a segment is left only when all in it is committed */
     uint64_t batch_no;        /* the last batch before this segment */
     uint64_t events;          /* stored in the bucket before this segment */
     uint64_t config_idx;      /* the CONFIG entry in force */
-    uint64_t tail_count;      /* uncommitted entries before this segment; 0 with RF 1 */
+    uint64_t tail_count;      /* uncommitted entries before this segment: 0, see commit_hint */
+    uint64_t disk_id;         /* a copy, should the header be damaged */
+    uint32_t voters;          /* of the CONFIG in force */
+    uint32_t reserved;
+    struct config_voter voter[FORMAT_VOTERS_MAX];
 };
-_Static_assert(sizeof(struct checkpoint) == 96, "fixed layout");
+_Static_assert(sizeof(struct checkpoint) == 224, "fixed layout");
 
 struct partition_state {
     uint32_t partition;
@@ -96,15 +113,16 @@ struct batch_mark {
     uint64_t offset;          /* of the head, in this segment */
     uint64_t bytes;           /* head, records and tail */
     struct lsn synced_upto;   /* the log was known to be durable so far when this was written */
-    uint64_t first_idx;       /* 0 = no entries */
-    uint64_t last_idx;
+    uint64_t first_idx;       /* of its first entry; 0 = no entries */
+    uint64_t last_idx;        /* of the log at the end of this batch, as also last_term: where */
+    uint64_t last_term;       /* entries are damaged, a later mark still tells them */
     uint64_t term;            /* current term and vote: copies, so that one mark alone tells them */
     uint64_t voted_for;
-    uint64_t commit_hint;
+    uint64_t commit_hint;     /* entries up to here are committed: a lower bound */
     uint32_t records;
     uint32_t reserved;
 };
-_Static_assert(sizeof(struct batch_mark) == 104, "fixed layout");
+_Static_assert(sizeof(struct batch_mark) == 112, "fixed layout");
 
 enum record_kind { RECORD_ENTRY = 1, RECORD_VOTE, RECORD_CUT, RECORD_HINT, RECORD_REPAIRED };
 enum entry_kind { ENTRY_TX = 1, ENTRY_NOOP, ENTRY_CONFIG };
@@ -160,12 +178,6 @@ struct config_body {
 };
 _Static_assert(sizeof(struct config_body) == 40, "fixed layout");
 
-struct config_voter {
-    uint32_t node;
-    uint32_t generation;
-};
-_Static_assert(sizeof(struct config_voter) == 8, "fixed layout");
-
 #define EVENT_LZ4 1u
 
 /* The bytes from `event_id` to the end of the data, uncompressed, are the canonical bytes the chain
@@ -197,8 +209,8 @@ _Static_assert(sizeof(struct vote_record) == 32, "fixed layout");
 
 struct cut_record {
     struct record_head record;
-    uint64_t from_idx;
-    uint64_t by_term;
+    uint64_t from_idx;        /* never at or below a commit_hint */
+    uint64_t by_term;         /* of the leader whose log differs */
 };
 _Static_assert(sizeof(struct cut_record) == 32, "fixed layout");
 

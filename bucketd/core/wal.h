@@ -114,11 +114,13 @@ struct wal_recovery {
     uint64_t entries, events; /* in the newest segment */
     uint64_t torn_bytes;      /* cut */
     bool created;
-    bool damaged; /* rot in the newest segment: read what is whole, append nothing */
+    bool damaged;           /* rot in the newest segment: read what is whole, append nothing */
     uint64_t damage_offset; /* of the first damaged place ... */
     uint64_t damage_last;   /* ... and of the last */
-    /* Entries that the damage hides: between the last whole one before it and the first whole one
-     * behind all of it (or, where none is, the last idx that a later batch's marks tell of). */
+    /* Entries that the damage hides: between the last one before it that surely lives and the first
+     * whole one behind all of it (or, where none is, the last idx that a later batch's marks tell
+     * of; UINT64_MAX: nothing tells). Where entries can be cut, those above the commit hint may be
+     * dead: on_cut has been told of them. Both 0: only records without entries are damaged. */
     uint64_t hole_first, hole_last;
 };
 enum err wal_open(struct wal *wal, struct wal_recovery *ret_recovery) MUST_CHECK;
@@ -137,7 +139,8 @@ uint64_t wal_open_batch(const struct wal *wal);
 uint64_t wal_durable_batch(const struct wal *wal);
 /* Chosen at random when the directory was created; in every segment's header. */
 uint64_t wal_disk_id(const struct wal *wal);
-/* Those of the last CONFIG in the log, committed or not. */
+/* Those of the last CONFIG in the log, committed or not. Valid until the next append, cut or
+ * commit. */
 const struct wal_voters *wal_voters(const struct wal *wal);
 /* The idx of that CONFIG. */
 uint64_t wal_config_idx(const struct wal *wal);
@@ -145,12 +148,14 @@ uint64_t wal_config_idx(const struct wal *wal);
 /* --- committed and not. With one replica what is durable is committed, and all this is moved by
  * the bucket all the same. After wal_open: the hint of the last batch, or (one replica) all. --- */
 uint64_t wal_commit_idx(const struct wal *wal);
-/* Moves it up to idx <= last_idx; forgets the tail entries up to there, so look at them before. Goes
- * into the marks of the batches to come. */
+/* Moves it up to idx <= last_idx; forgets the tail entries up to there, so look at them before.
+ * Goes into the marks of the batches to come. */
 void wal_commit(struct wal *wal, uint64_t idx);
-/* commit_idx < idx <= last_idx, else NULL. Valid until the next append, cut or commit. */
+/* commit_idx < idx <= last_idx, else NULL (also where damage hides the entry). Valid until the next
+ * append, cut or commit. */
 const struct tail_entry *wal_tail_entry(const struct wal *wal, uint64_t idx);
-/* Term and chain of the entry commit_idx <= idx <= last_idx; false: not in that range. */
+/* Term and chain of the entry commit_idx <= idx <= last_idx; false: not in that range, or hidden by
+ * damage. */
 bool wal_point(const struct wal *wal, uint64_t idx, uint64_t *ret_term, uint64_t *ret_chain);
 uint64_t wal_segment(const struct wal *wal);       /* number of the one records go to now */
 uint64_t wal_events_before(const struct wal *wal); /* stored in older segments */
@@ -168,15 +173,19 @@ uint64_t wal_entry_max(const struct wal *wal);
 /* For a vote and a noop together. */
 #define WAL_TERM_BOUND (sizeof(struct vote_record) + sizeof(struct entry_head))
 
-/* Whether records of this bound (wal_entry_bound, <= wal_entry_max) can be encoded now. ERR_OK;
+/* Whether records of this bound (wal_entry_bound, <= wal_entry_max; with more than one replica
+ * larger ones too: what another replica's configuration allows) can be encoded now. ERR_OK;
  * ERR_AGAIN: not now, but after the flush of the open group, the running flush, or the running
  * preparation of space (the caller keeps the request, calls wal_flush, and tries again after
- * on_durable or on_space); ERR_FULL: the disk has no room; ERR_CORRUPT: damaged, never. */
-/* ERR_AGAIN is also the answer where the segment is full and entries in it aren't committed: a segment
- * is left only when all that it holds is committed or dead, so that a cut never reaches into an older
- * one. ROOM_MUST (votes, cuts, entries of a new term: what commits the tail) then makes the
- * segment larger than configured instead. With one replica nothing is ever cut, and nobody
- * waits. */
+ * on_durable or on_space); ERR_FULL: the disk has no room; ERR_CORRUPT: damaged, never (but for
+ * votes: with more than one replica, and where it is known what the log had come to, a bound of
+ * WAL_TERM_BOUND with ROOM_MUST finds room behind the damage, for VOTE records only).
+ *
+ * ERR_AGAIN is also the answer where the segment is full and entries in it aren't committed: a
+ * segment is left only when all that it holds is committed or dead, so that a cut never reaches
+ * into an older one (try again after wal_commit). ROOM_MUST (votes, cuts, entries of a new term:
+ * what commits the tail) then makes the segment larger than configured instead. With one replica
+ * nothing is ever cut, and nobody waits. */
 enum wal_room { ROOM_WAIT, ROOM_MUST };
 enum err wal_fits(struct wal *wal, uint64_t bound, enum wal_room room) MUST_CHECK;
 
@@ -198,11 +207,13 @@ uint64_t wal_append_config(struct wal *wal, const struct wal_voters *voters);
  * *ret_entry: where it stands now; valid until the next append. After wal_fits(bytes.len). */
 enum err wal_append_entry(struct wal *wal, struct span bytes,
                           struct wal_entry *ret_entry) MUST_CHECK;
-/* Entries >= from_idx (> commit_idx) are dead: the log's state is that after from_idx - 1 again. The
- * caller has popped their events from the index. After wal_fits(WAL_CUT_BOUND, ROOM_MUST). */
+/* Entries >= from_idx (> commit_idx) are dead: the log's state is that after from_idx - 1 again.
+ * by_term <= this log's term. The caller has popped their events from the index. After
+ * wal_fits(WAL_CUT_BOUND, ROOM_MUST). */
 #define WAL_CUT_BOUND sizeof(struct cut_record)
 void wal_append_cut(struct wal *wal, uint64_t from_idx, uint64_t by_term);
-/* The length and head of the entry that the bytes begin with; ERR_TRUNCATED, ERR_CORRUPT. */
+/* The head (with the length, record.len) of the entry that the bytes begin with. ERR_TRUNCATED:
+ * they don't hold all of it; ERR_CORRUPT. */
 enum err wal_peek_entry(struct span bytes, struct entry_head *ret_head) MUST_CHECK;
 /* A new term with a vote (voted_for = node + 1) or without one yet (0), or the vote of the current
  * term that has none yet; in the open group. */
@@ -229,6 +240,8 @@ void wal_retry_space(struct wal *wal);
 struct span wal_tail_bytes(const struct wal *wal, uint64_t segment, uint64_t offset, size_t len);
 /* Where durable data of this segment ends (its whole data for a sealed one: UINT64_MAX). */
 uint64_t wal_durable_end(const struct wal *wal, uint64_t segment);
+/* The end of all that is durable. */
+struct lsn wal_durable(const struct wal *wal);
 
 /* --- decoding; pure --- */
 /* Path of a segment's directory, "segments/0000000003"; returns text. */
@@ -269,8 +282,11 @@ struct wal_scan_result {
     struct segment_header header;
     struct checkpoint checkpoint;
     bool sealed;
-    struct segment_footer footer; /* where sealed */
-    uint64_t data_end, batches, entries, events, last_idx, last_term, last_chain;
+    struct segment_footer footer;                /* where sealed */
+    uint64_t data_end, batches, entries, events; /* entries and events that live */
+    uint64_t last_idx, last_term, last_chain;
+    uint64_t config_idx; /* in force at the end */
+    struct wal_voters voters;
     uint64_t problems;
 };
 /* Reads one data.evts whole in bounded pieces, checks every CRC, idx, chain and sequence,

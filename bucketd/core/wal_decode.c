@@ -87,10 +87,21 @@ enum err wal_decode(uint32_t base, uint64_t entry_offset, const struct entry_hea
     if (event_lengths_check(&event) != ERR_OK || event.len > bytes.len)
         return ERR_CORRUPT;
     size_t covered = offsetof(struct event_head, len);
-    if (event.crc != wal_crc(base, event_offset, bytes.ptr + covered, event.len - covered))
+    if (event.crc != wal_crc(base, event_offset, bytes.ptr + covered, event.len - covered) ||
+        event_offset < entry_offset)
         return ERR_CORRUPT;
-    if (event_offset < entry_offset || event_offset - entry_offset != event.entry_distance ||
-        event.index >= head->record.count ||
+    return wal_decode_unsalted(head, event_offset - entry_offset, bytes, scratch, ret);
+}
+
+enum err wal_decode_unsalted(const struct entry_head *head, uint64_t distance, struct span bytes,
+                             struct buf *scratch, struct wal_decoded *ret)
+{
+    struct event_head event;
+    if (bytes.len < sizeof event)
+        return ERR_CORRUPT;
+    memcpy(&event, bytes.ptr, sizeof event);
+    if (event_lengths_check(&event) != ERR_OK || event.len > bytes.len ||
+        distance != event.entry_distance || event.index >= head->record.count ||
         (uint64_t)event.entry_distance + event.len > head->record.len)
         return ERR_CORRUPT;
 
@@ -120,6 +131,7 @@ enum err wal_decode(uint32_t base, uint64_t entry_offset, const struct entry_hea
         .canonical = span_of(canonical, (size_t)(payload + event.payload_len - canonical)),
         .index = event.index,
         .len = event.len,
+        .data_len = (uint32_t)sizeof event + event.stream_len + event.name_len + event.stored_len,
     };
     return ERR_OK;
 }
@@ -149,6 +161,43 @@ static enum err event_expand(const struct event_head *head, const uint8_t *event
     int got = LZ4_decompress_safe((const char *)event + CANONICAL_AT + plain, (char *)to + plain,
                                   (int)head->stored_len, (int)data);
     return got == (int)data ? ERR_OK : ERR_CORRUPT;
+}
+
+/* --- entries --- */
+
+bool wal_entry_head_plausible(const struct entry_head *head)
+{
+    const struct record_head *record = &head->record;
+    bool is_tx = record->entry_kind == ENTRY_TX;
+    return record->kind == RECORD_ENTRY && record->entry_kind >= ENTRY_TX &&
+           record->entry_kind <= ENTRY_CONFIG && record->len >= sizeof *head &&
+           record->len % 8 == 0 && is_tx == (record->count > 0) &&
+           (record->entry_kind != ENTRY_NOOP || record->len == sizeof *head) &&
+           head->idx <= WAL_NUMBER_MAX && head->term <= WAL_NUMBER_MAX &&
+           head->first_seq <= WAL_NUMBER_MAX;
+}
+
+enum err wal_config_parse(struct span entry, const struct wal_group_id *group,
+                          struct wal_voters *ret_voters)
+{
+    struct config_body body;
+    size_t at = sizeof(struct entry_head) + sizeof body;
+    if (entry.len < at)
+        return ERR_CORRUPT;
+    memcpy(&body, entry.ptr + sizeof(struct entry_head), sizeof body);
+    if (body.voters == 0 || body.voters > REPLICAS_MAX ||
+        entry.len != at + body.voters * sizeof(struct config_voter) ||
+        !uuid_equal(&body.group_id, &group->cluster_id) || body.bucket != group->bucket ||
+        body.bucket_count != group->bucket_count || body.partition_count != group->partition_count)
+        return ERR_CORRUPT;
+    *ret_voters = (struct wal_voters){.count = body.voters};
+    for (uint32_t i = 0; i < body.voters; i++) {
+        struct config_voter voter;
+        memcpy(&voter, entry.ptr + at + i * sizeof voter, sizeof voter);
+        ret_voters->list[i] = (struct wal_voter){
+            .node = voter.node, .generation = voter.generation, .disk_id = voter.disk_id};
+    }
+    return ERR_OK;
 }
 
 /* --- checksums --- */

@@ -145,6 +145,8 @@ static bool checkpoint_plausible(const struct checkpoint *checkpoint)
            checkpoint->batch_no <= WAL_NUMBER_MAX && checkpoint->events <= WAL_NUMBER_MAX &&
            checkpoint->last_term <= checkpoint->term &&
            checkpoint->config_idx <= checkpoint->last_idx &&
+           checkpoint->commit_hint <= checkpoint->last_idx && checkpoint->voters <= REPLICAS_MAX &&
+           (checkpoint->voters == 0) == (checkpoint->config_idx == 0) &&
            (checkpoint->last_idx == 0) == (checkpoint->batch_no == 0);
 }
 

@@ -1,6 +1,7 @@
-/* What the files of the log share among themselves: wal.c (open group, append, flush),
- * wal_segment.c (files, space, rollover), wal_recover.c (start), wal_scan.c (reading segments),
- * wal_decode.c (checks and decoding; pure). */
+/* What the files of the log share among themselves: wal.c (open group, flush), wal_append.c
+ * (records), wal_undo.c (what isn't committed, and configurations), wal_segment.c (files, space,
+ * rollover), wal_recover.c (start), wal_scan.c (reading segments), wal_front.c (their front and
+ * end), wal_decode.c (checks and decoding; pure). */
 #pragma once
 
 #include "bucketd/core/wal.h"
@@ -16,6 +17,8 @@
 /* What must fit behind every group: one witness (an empty batch) and the footer. */
 #define WAL_WITNESS_BYTES (2 * sizeof(struct batch_mark))
 #define WAL_RESERVE_BYTES (WAL_WITNESS_BYTES + sizeof(struct segment_footer))
+/* A segment that has to grow beyond its configured size ends here: positions have 32 bits. */
+#define WAL_SEGMENT_BYTES_MAX ((uint64_t)UINT32_MAX * POSITION_UNIT)
 /* However small segments are configured: so much data fits in one. */
 #define WAL_DATA_BYTES_MIN 4096u
 /* Segments up to this size prepare their successor at once, larger ones when they are half full. */
@@ -42,17 +45,32 @@ uint64_t wal_chain_bytes(uint64_t chain, const void *bytes, size_t len);
 
 bool wal_mark_valid(uint32_t base, uint64_t where, const struct batch_mark *mark, uint64_t magic);
 
+/* Lengths and kind that no whole entry could contradict. */
+bool wal_entry_head_plausible(const struct entry_head *head);
+/* The body of a CONFIG entry, whose record these bytes are: ERR_CORRUPT where it isn't one, or is
+ * of another bucket. Its CRC isn't looked at. */
+struct wal_group_id {
+    struct uuid cluster_id;
+    uint32_t bucket, bucket_count, partition_count;
+};
+enum err wal_config_parse(struct span entry, const struct wal_group_id *group,
+                          struct wal_voters *ret_voters) MUST_CHECK;
+
 /* A decoded event with the bytes the chain covers. */
 struct wal_decoded {
     struct event_view view;
     struct span canonical;
     uint32_t index;
     uint32_t len;
+    uint32_t data_len; /* without the zeros at its end */
 };
 /* `bytes` begins at the event and may be longer than it. */
 enum err wal_decode(uint32_t base, uint64_t entry_offset, const struct entry_head *head,
                     uint64_t event_offset, struct span bytes, struct buf *scratch,
                     struct wal_decoded *ret) MUST_CHECK;
+/* All of that but the CRC, which is of another place: `distance` from its entry's head. */
+enum err wal_decode_unsalted(const struct entry_head *head, uint64_t distance, struct span bytes,
+                             struct buf *scratch, struct wal_decoded *ret) MUST_CHECK;
 
 static inline uint32_t wal_slot_count(uint32_t bucket, uint32_t bucket_count,
                                       uint32_t partition_count)
@@ -65,11 +83,49 @@ static inline uint32_t wal_slot_count(uint32_t bucket, uint32_t bucket_count,
 struct wal_state {
     uint64_t term, voted_for;
     uint64_t last_idx, last_term, last_chain;
-    uint64_t batch_no; /* of the last batch */
-    uint64_t config_idx;
+    uint64_t batch_no;  /* of the last batch */
     uint64_t events;    /* stored in the bucket up to here */
     uint64_t *next_seq; /* by slot = partition / bucket_count */
 };
+
+/* --- wal_undo.c: what a cut takes back --- */
+
+struct wal_config_at {
+    uint64_t idx;
+    struct wal_voters voters;
+};
+
+/* The entries above commit_idx, and the configurations: the one in force at commit_idx, then those
+ * above it. Zeroed is valid to release; wal_undo_begin before anything else. */
+struct wal_undo {
+    uint64_t commit_idx, commit_term, commit_chain;
+    bool commit_known;       /* term and chain are: not where damage hides that entry */
+    struct tail_entry *ring; /* entry idx is at idx & (cap - 1) */
+    uint64_t first;          /* listed are first .. first + count - 1 */
+    uint64_t count, cap;
+    struct wal_config_at *configs;
+    uint32_t configs_len, configs_cap;
+};
+/* Nothing is uncommitted at this state. */
+void wal_undo_begin(struct wal_undo *undo, const struct wal_state *state,
+                    const struct wal_config_at *config);
+void wal_undo_release(struct wal_undo *undo);
+/* Where the list isn't empty the entry follows its last one. */
+void wal_undo_push(struct wal_undo *undo, const struct tail_entry *entry);
+void wal_undo_config(struct wal_undo *undo, uint64_t idx, const struct wal_voters *voters);
+const struct tail_entry *wal_undo_find(const struct wal_undo *undo, uint64_t idx);
+bool wal_undo_point(const struct wal_undo *undo, uint64_t idx, uint64_t *ret_term,
+                    uint64_t *ret_chain);
+void wal_undo_commit(struct wal_undo *undo, uint64_t idx);
+const struct wal_config_at *wal_undo_in_force(const struct wal_undo *undo);
+/* Takes the entries >= from_idx (> commit_idx) from the list and from the state's sequences, events
+ * and last_*; false: the entry before from_idx isn't known, and last_term and last_chain are not
+ * right. */
+struct wal_undone {
+    uint64_t entries, events;
+};
+bool wal_undo_cut(struct wal_undo *undo, uint64_t from_idx, uint32_t bucket_count,
+                  struct wal_state *state, struct wal_undone *ret_undone);
 
 /* --- wal_scan.c --- */
 
@@ -105,7 +161,8 @@ enum err wal_front_read(struct wal_reader *reader, const struct format_salt *sal
                         const struct segment_header *expected, struct wal_front *ret,
                         uint64_t **ret_next_seq, struct buf *what) MUST_CHECK;
 /* What a header of this configuration looks like, without its CRC. */
-struct segment_header wal_header_make(const struct wal_config *config, uint64_t segment);
+struct segment_header wal_header_make(const struct wal_config *config, uint64_t segment,
+                                      uint64_t disk_id);
 
 /* One pass over the batches of a segment. In: the first group of fields. */
 struct wal_pass {
@@ -115,23 +172,32 @@ struct wal_pass {
     const struct wal_scan *scan;
     bool deep;     /* every event and the chain too */
     bool complete; /* nothing can be torn: sealed, or another segment follows */
+    bool all_torn; /* a planted bug: rot is cut like a torn tail */
     uint64_t data_start;
     uint64_t data_limit;    /* where the footer begins, or the file ends */
     struct wal_state state; /* at data_start; moved along */
+    struct wal_undo undo;   /* entries above the highest commit hint */
 
     uint32_t base;
     uint64_t data_end;
-    uint64_t batches, entries, events, first_idx;
+    uint64_t batches, entries, events, first_idx;   /* entries that live */
     uint64_t last_offset, last_bytes, last_records; /* the last batch */
     uint64_t torn_bytes;
+    uint64_t write_at;                             /* behind data_end and all that isn't zero */
     uint64_t problems, rots, rot_offset, rot_last; /* first and last rot */
-    bool gap;                            /* the batch before this one is missing */
-    bool gapped;                         /* one was */
+    bool gap;                                      /* the batch before this one is missing */
+    bool gapped;                                   /* one was */
+    bool blind;       /* what stands before the next entry isn't known ... */
+    bool adrift;      /* ... and state.last_* is not of an entry that was read */
+    bool cut_blind;   /* behind a gap: sequences are no longer known either */
+    bool end_unknown; /* the last bad place may hide batches that nobody tells of */
+    uint64_t hole_first, hole_last;
     struct buf scratch;
 };
 /* Sets the pass to the front's data and state (but for next_seq). */
 void wal_pass_begin(struct wal_pass *pass, const struct wal_front *front);
 enum err wal_pass_run(struct wal_pass *pass) MUST_CHECK;
+void wal_pass_release(struct wal_pass *pass);
 
 /* --- the writer --- */
 
@@ -140,7 +206,9 @@ struct wal_group {
     struct buf bytes;
     struct lsn at; /* of its head */
     struct file *file;
-    uint64_t first_idx, last_idx;
+    uint64_t number; /* of the batch; set by wal_group_mark, as also ... */
+    uint64_t first_idx,
+        last_idx; /* ... last_idx, which a cut lowers while the group is in flight */
     uint32_t records;
     bool rolls; /* opens a new segment */
 };
@@ -194,8 +262,10 @@ struct wal {
     struct wal_callbacks callbacks;
     uint32_t slots;
 
+    uint64_t disk_id;
     struct wal_state tail;
-    uint64_t durable_idx;
+    struct wal_undo undo;
+    uint64_t durable_idx, durable_batch;
     struct lsn durable; /* end of what is synced */
     struct lsn head;    /* where the open group's batch begins */
     uint64_t *checkpoint_seq;
@@ -227,18 +297,27 @@ struct wal {
 
     uint64_t disk_bytes;
     bool flushing, disk_full, damaged, failed, brief;
-    bool opening; /* in wal_open: space is prepared at once, not by jobs */
+    bool votes_only; /* damaged, but VOTE records can be written behind the damage */
+    bool opening;    /* in wal_open: space is prepared at once, not by jobs */
 };
+
+/* More than one replica: durable isn't committed, and entries may be cut. */
+static inline bool wal_replicated(const struct wal *wal)
+{
+    return wal->config.replica_count > 1;
+}
 
 /* wal.c */
 void wal_group_open(struct wal *wal, struct wal_group *group);
-/* Encodes the CONFIG entry of idx 1, made from the settings. */
-void wal_append_settings(struct wal *wal);
 /* Completes head and tail of a group: number, CRCs. `synced` and `hint` as known when it is
  * written. */
 void wal_group_mark(struct wal *wal, struct wal_group *group);
 void wal_group_finish(struct wal_group *group, uint32_t base);
 void wal_failed(struct wal *wal, enum err err, const char *what);
+
+/* wal_append.c */
+/* Encodes the CONFIG entry of idx 1, made from the settings. */
+void wal_append_settings(struct wal *wal);
 
 /* wal_segment.c */
 void wal_data_path(uint64_t segment, bool is_new, char text[static 48]);
@@ -262,7 +341,7 @@ enum err wal_footer_write(struct disk *disk, struct file *file, uint32_t base,
 /* Gives data.new its name, durably. */
 enum err wal_publish(struct disk *disk, uint64_t segment) MUST_CHECK;
 /* Whether records of `bound` fit behind the open group's records; starts what is missing. */
-enum err wal_space_fits(struct wal *wal, uint64_t bound) MUST_CHECK;
+enum err wal_space_fits(struct wal *wal, uint64_t bound, enum wal_room room) MUST_CHECK;
 /* Starts preparing what will be needed soon. */
 void wal_space_poll(struct wal *wal);
 /* The work of the spare's job: makes the file, gets the space. */

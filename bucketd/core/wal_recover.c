@@ -19,12 +19,13 @@ static enum err newest_read(struct wal *wal, struct wal_reader *reader,
                             struct wal_recovery *recovery, struct wal_front *front,
                             struct wal_pass *pass);
 static void newest_adopt(struct wal *wal, const struct wal_reader *reader,
-                         const struct wal_front *front, const struct wal_pass *pass);
+                         const struct wal_front *front, struct wal_pass *pass);
 static enum err newest_settle(struct wal *wal, struct wal_reader *reader, struct wal_front *front,
                               const struct wal_pass *pass);
 static enum err newest_zero(struct wal *wal, struct wal_reader *reader);
 static enum err zero_leftovers(struct wal *wal, struct wal_reader *reader, uint64_t *ret_reached);
 static void recover_entry(void *ctx, const struct wal_entry *entry);
+static void recover_cut(void *ctx, uint64_t from_idx);
 static void recover_problem(void *ctx, enum wal_problem kind, uint64_t offset, const char *what);
 
 static size_t listing_count(const struct listing *listing)
@@ -72,12 +73,11 @@ enum err wal_open(struct wal *wal, struct wal_recovery *ret_recovery)
         return err;
     err = newest_read(wal, &reader, &recovery, &front, &pass);
     if (err == ERR_OK) {
-        newest_adopt(wal, &reader, &front, &pass);
         wal->damaged = recovery.damaged;
+        newest_adopt(wal, &reader, &front, &pass);
         err = newest_settle(wal, &reader, &front, &pass);
     }
-    free(pass.state.next_seq);
-    buf_release(&pass.scratch);
+    wal_pass_release(&pass);
     wal_reader_close(&reader);
     if (err == ERR_OK)
         *ret_recovery = recovery;
@@ -193,7 +193,10 @@ static enum err create_first(struct wal *wal)
 static enum err create_write(struct wal *wal, struct disk *disk)
 {
     struct wal_group *group = wal->open;
-    struct segment_header header = wal_header_make(&wal->config, 0);
+    while (wal->disk_id == 0)
+        wal->env->ops->random(wal->env, &wal->disk_id, sizeof wal->disk_id);
+    struct segment_header header = wal_header_make(&wal->config, 0, wal->disk_id);
+    wal_undo_begin(&wal->undo, &wal->tail, &(struct wal_config_at){0});
     wal_checkpoint_make(wal, &wal->roll.checkpoint);
     enum err err = wal_front_write(disk, wal->files.log, wal->base, &header, &wal->roll.checkpoint);
     if (err != ERR_OK)
@@ -215,8 +218,11 @@ static enum err newest_read(struct wal *wal, struct wal_reader *reader,
                             struct wal_recovery *recovery, struct wal_front *front,
                             struct wal_pass *pass)
 {
-    struct wal_scan scan = {.ctx = wal, .on_entry = recover_entry, .on_problem = recover_problem};
-    struct segment_header expected = wal_header_make(&wal->config, recovery->segment);
+    struct wal_scan scan = {.ctx = wal,
+                            .on_entry = recover_entry,
+                            .on_cut = recover_cut,
+                            .on_problem = recover_problem};
+    struct segment_header expected = wal_header_make(&wal->config, recovery->segment, 0);
     struct buf what = {0};
     *pass = (struct wal_pass){
         .reader = reader,
@@ -224,6 +230,7 @@ static enum err newest_read(struct wal *wal, struct wal_reader *reader,
         .bucket_count = wal->config.bucket_count,
         .partition_count = wal->config.partition_count,
         .scan = &scan,
+        .all_torn = PLANTED(&wal->config, PLANT_ROT_AS_TORN),
     };
     enum err err =
         wal_front_read(reader, &pass->salt, &expected, front, &pass->state.next_seq, &what);
@@ -257,20 +264,33 @@ static enum err newest_read(struct wal *wal, struct wal_reader *reader,
     if (recovery->damaged && !front->header_bad)
         recovery->damage_offset = empty ? pass->data_start : pass->rot_offset;
     recovery->damage_last = empty ? pass->data_start : pass->rot_last;
+    recovery->hole_first = empty ? 1 : pass->hole_first;
+    recovery->hole_last = empty ? UINT64_MAX : pass->hole_last;
+    /* Whoever can't tell what its log had come to must not vote. */
+    wal->votes_only =
+        recovery->damaged && wal_replicated(wal) && !empty && !pass->end_unknown && !front->sealed;
     return err;
 }
 
 /* What the segment says becomes the writer's state. */
 static void newest_adopt(struct wal *wal, const struct wal_reader *reader,
-                         const struct wal_front *front, const struct wal_pass *pass)
+                         const struct wal_front *front, struct wal_pass *pass)
 {
     uint64_t *next_seq = wal->tail.next_seq;
     memcpy(next_seq, pass->state.next_seq, wal->slots * sizeof(uint64_t));
     wal->tail = pass->state;
     wal->tail.next_seq = next_seq;
+    wal_undo_release(&wal->undo);
+    wal->undo = pass->undo;
+    pass->undo = (struct wal_undo){0};
+    /* A segment is sealed when all in it is committed. */
+    if (!wal_replicated(wal) || (front->sealed && !wal->damaged))
+        wal_commit(wal, wal->tail.last_idx);
+    wal->disk_id = front->header_bad ? front->checkpoint.disk_id : front->header.disk_id;
     wal->durable_idx = wal->tail.last_idx;
-    wal->head = wal->durable =
-        (struct lsn){.segment = pass->salt.segment, .offset = pass->data_end};
+    wal->durable_batch = wal->tail.batch_no;
+    uint64_t offset = wal->damaged ? pass->write_at : pass->data_end;
+    wal->head = wal->durable = (struct lsn){.segment = pass->salt.segment, .offset = offset};
     wal->base = pass->base;
     wal->data_limit = wal_limit(&wal->config, pass->data_start);
     wal->step = wal_step(&wal->config);
@@ -304,8 +324,12 @@ static enum err newest_settle(struct wal *wal, struct wal_reader *reader, struct
                 disk->ops->pwrite(disk, wal->files.log, pass->last_offset, bytes, pass->last_bytes);
     }
     /* Beside damage nothing else is touched, but what readers will see must stay there. */
+    if (err == ERR_OK && wal->damaged)
+        err = disk->ops->sync(disk, wal->files.log);
+    if (err == ERR_OK && wal->damaged)
+        wal_group_open(wal, wal->open);
     if (wal->damaged)
-        return err == ERR_OK ? disk->ops->sync(disk, wal->files.log) : err;
+        return err;
     if (err == ERR_OK && front->sealed)
         err = wal_footer_write(disk, wal->files.log, wal->base, &front->footer);
     else if (err == ERR_OK)
@@ -368,6 +392,13 @@ static void recover_entry(void *ctx, const struct wal_entry *entry)
     struct wal *wal = ctx;
     if (wal->callbacks.on_entry != NULL)
         wal->callbacks.on_entry(wal->callbacks.ctx, entry);
+}
+
+static void recover_cut(void *ctx, uint64_t from_idx)
+{
+    struct wal *wal = ctx;
+    if (wal->callbacks.on_cut != NULL)
+        wal->callbacks.on_cut(wal->callbacks.ctx, from_idx);
 }
 
 static void recover_problem(void *ctx, enum wal_problem kind, uint64_t offset, const char *what)

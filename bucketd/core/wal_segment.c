@@ -6,6 +6,8 @@
 
 static void space_ahead(struct wal *wal, uint64_t need);
 static void space_spare(struct wal *wal, uint64_t need);
+static bool must_stay(const struct wal *wal);
+static bool may_grow(const struct wal *wal, enum wal_room room);
 static enum err space_roll(struct wal *wal, uint64_t bound);
 static void roll(struct wal *wal);
 static void ahead_work(struct job *base, struct disk *disk);
@@ -57,21 +59,41 @@ uint64_t wal_step(const struct wal_config *config)
 
 /* --- room for the next record --- */
 
-enum err wal_space_fits(struct wal *wal, uint64_t bound)
+enum err wal_space_fits(struct wal *wal, uint64_t bound, enum wal_room room)
 {
     const struct wal_group *open = wal->open;
     uint64_t end =
         open->at.offset + open->bytes.len + bound + sizeof(struct batch_mark) + WAL_RESERVE_BYTES;
-    if (wal->sealed || end > wal->data_limit) {
-        if (open->records > 0)
+    if (wal->sealed || (end > wal->data_limit && !may_grow(wal, room))) {
+        if (open->records > 0 || must_stay(wal))
             return ERR_AGAIN;
-        ASSERT(!open->rolls); /* wal_entry_max fits into a fresh segment */
-        return space_roll(wal, bound);
+        ASSERT(!open->rolls); /* an empty segment grows, or wal_entry_max fits into it */
+        enum err err = space_roll(wal, bound);
+        /* The limit of the new one may be too small as well. */
+        return err == ERR_OK && wal_replicated(wal) ? wal_space_fits(wal, bound, room) : err;
     }
+    if (end > WAL_SEGMENT_BYTES_MAX)
+        return ERR_FULL;
     if (end <= wal->zeroed_end)
         return ERR_OK;
     space_ahead(wal, end);
     return wal->disk_full ? ERR_FULL : ERR_AGAIN;
+}
+
+/* A cut must not reach into an older segment. */
+static bool must_stay(const struct wal *wal)
+{
+    return wal_replicated(wal) && wal->undo.commit_idx < wal->tail.last_idx;
+}
+
+/* Whether the configured size doesn't bind: for an entry that no segment here would hold, for what
+ * commits the tail, and for votes behind damage. */
+static bool may_grow(const struct wal *wal, enum wal_room room)
+{
+    if (!wal_replicated(wal))
+        return false;
+    bool empty = wal->head.offset == wal_data_start(wal->slots) && wal->open->records == 0;
+    return empty || wal->damaged || (room == ROOM_MUST && must_stay(wal));
 }
 
 void wal_space_poll(struct wal *wal)
@@ -90,13 +112,13 @@ void wal_space_poll(struct wal *wal)
 
 void wal_retry_space(struct wal *wal)
 {
-    if (!wal->disk_full || wal->failed || wal->damaged || wal->ahead.running ||
-        wal->spare_job.running)
+    if (!wal->disk_full || wal->failed || (wal->damaged && !wal->votes_only) ||
+        wal->ahead.running || wal->spare_job.running)
         return;
     uint64_t used = wal->open->at.offset + wal->open->bytes.len;
-    uint64_t wanted = min_u64(used + wal->step, wal->data_limit);
+    uint64_t wanted = max_u64(min_u64(used + wal->step, wal->data_limit), wal->ahead.need);
     if (!wal->sealed && wal->zeroed_end < wanted)
-        space_ahead(wal, max_u64(wanted, wal->ahead.need));
+        space_ahead(wal, wanted);
     else if (wal->spare.log == NULL || wal->spare_zeroed < wal->spare_job.need)
         space_spare(wal, wal->spare_job.need);
     else
@@ -115,8 +137,10 @@ static void space_ahead(struct wal *wal, uint64_t need)
     job->zeros = wal->zeros;
     job->from = wal->zeroed_end;
     job->need = align_up(need, FORMAT_BLOCK);
-    job->to = max_u64(
-        job->need, min_u64(align_up(wal->zeroed_end + wal->step, FORMAT_BLOCK), wal->data_limit));
+    uint64_t step_end = align_up(wal->zeroed_end + wal->step, FORMAT_BLOCK);
+    /* Beyond the limit by steps too, or each record there would wait for a job of its own. */
+    bool grows = job->need > wal->data_limit;
+    job->to = max_u64(job->need, grows ? step_end : min_u64(step_end, wal->data_limit));
     space_start(wal, job);
 }
 
@@ -155,7 +179,9 @@ static void space_start(struct wal *wal, struct wal_space_job *job)
 /* The open group is empty and the record doesn't fit behind it: it goes to the next segment. */
 static enum err space_roll(struct wal *wal, uint64_t bound)
 {
-    uint64_t need = wal_data_start(wal->slots) + WAL_WITNESS_BYTES + bound + WAL_RESERVE_BYTES;
+    uint64_t data_start = wal_data_start(wal->slots);
+    uint64_t need = min_u64(data_start + WAL_WITNESS_BYTES + bound + WAL_RESERVE_BYTES,
+                            wal_limit(&wal->config, data_start));
     uint64_t footer_end = wal->head.offset + sizeof(struct segment_footer);
     /* A job that extends the old file must not do so behind its footer; one change at a time. */
     bool changing = wal->ahead.running || (wal->flushing && wal->flush.roll != NULL);
@@ -204,7 +230,7 @@ static void roll(struct wal *wal)
     wal->spare = (struct wal_handles){0};
     wal->spare_zeroed = 0;
     wal->spare_job.need = 0;
-    roll->header = wal_header_make(&wal->config, wal->head.segment);
+    roll->header = wal_header_make(&wal->config, wal->head.segment, wal->disk_id);
     wal_checkpoint_make(wal, &roll->checkpoint);
     wal_group_open(wal, wal->open);
     wal->open->rolls = true;
@@ -229,7 +255,8 @@ void wal_segment_begin(struct wal *wal, uint64_t segment, struct wal_handles fil
     memcpy(wal->checkpoint_seq, wal->tail.next_seq, wal->slots * sizeof(uint64_t));
 }
 
-struct segment_header wal_header_make(const struct wal_config *config, uint64_t segment)
+struct segment_header wal_header_make(const struct wal_config *config, uint64_t segment,
+                                      uint64_t disk_id)
 {
     uint32_t slots = wal_slot_count(config->bucket, config->bucket_count, config->partition_count);
     return (struct segment_header){
@@ -244,11 +271,13 @@ struct segment_header wal_header_make(const struct wal_config *config, uint64_t 
         .data_start = wal_data_start(slots),
         .checkpoint_len = checkpoint_len(slots),
         .segment_bytes = config->segment_bytes,
+        .disk_id = disk_id,
     };
 }
 
 void wal_checkpoint_make(const struct wal *wal, struct buf *out)
 {
+    const struct wal_config_at *config = wal_undo_in_force(&wal->undo);
     struct checkpoint checkpoint = {
         .magic = CHECKPOINT_MAGIC,
         .partitions = wal->slots,
@@ -257,11 +286,17 @@ void wal_checkpoint_make(const struct wal *wal, struct buf *out)
         .last_idx = wal->tail.last_idx,
         .last_term = wal->tail.last_term,
         .last_chain = wal->tail.last_chain,
-        .commit_hint = wal->tail.last_idx, /* RF 1: all before is durable when this is written */
+        .commit_hint = wal->tail.last_idx, /* with one replica: durable when this is written */
         .batch_no = wal->tail.batch_no,
         .events = wal->tail.events,
-        .config_idx = wal->tail.config_idx,
+        .config_idx = config->idx,
+        .disk_id = wal->disk_id,
+        .voters = config->voters.count,
     };
+    for (uint32_t i = 0; i < config->voters.count; i++)
+        checkpoint.voter[i] = (struct config_voter){.node = config->voters.list[i].node,
+                                                    .generation = config->voters.list[i].generation,
+                                                    .disk_id = config->voters.list[i].disk_id};
     buf_clear(out, SIZE_MAX);
     buf_append(out, &checkpoint, sizeof checkpoint);
     for (uint32_t slot = 0; slot < wal->slots; slot++) {
