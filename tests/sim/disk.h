@@ -79,6 +79,8 @@ void sim_disk_each_file(struct sim_disk *disk,
                         void (*each)(void *ctx, const char *path, uint64_t size), void *ctx);
 /* A view of a file's content as it reads now. ptr NULL: no such file. */
 struct span sim_disk_peek(struct sim_disk *disk, const char *path);
+/* The same of what a power cut leaves for sure. */
+struct span sim_disk_peek_durable(struct sim_disk *disk, const char *path);
 void sim_disk_flip(struct sim_disk *disk, const char *path, uint64_t offset, uint8_t mask);
 void sim_disk_cut_file(struct sim_disk *disk, const char *path, uint64_t size);
 void sim_disk_remove(struct sim_disk *disk, const char *path);

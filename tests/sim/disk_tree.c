@@ -166,6 +166,14 @@ struct span sim_disk_peek(struct sim_disk *disk, const char *path)
     return span_of(disk->inodes[at].cached, disk->inodes[at].size);
 }
 
+struct span sim_disk_peek_durable(struct sim_disk *disk, const char *path)
+{
+    uint32_t at = tree_find(disk, path, NULL, NULL);
+    if (at == NO_INODE || disk->inodes[at].is_dir)
+        return span_of(NULL, 0);
+    return span_of(disk->inodes[at].durable, disk->inodes[at].durable_size);
+}
+
 void sim_disk_flip(struct sim_disk *disk, const char *path, uint64_t offset, uint8_t mask)
 {
     uint32_t at = tree_find(disk, path, NULL, NULL);

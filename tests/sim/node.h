@@ -10,7 +10,7 @@
 #include "tests/sim/fiber.h"
 #include "tests/sim/sched.h"
 
-#define NODE_LINKS_MAX 8u
+#define NODE_LINKS_MAX 32u
 #define NODE_PEERS_MAX REPLICAS_MAX
 #define NODE_JOBS_MAX  1024u
 

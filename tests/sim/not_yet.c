@@ -3,10 +3,32 @@
 
 #include "bucketd/core/bucket.h"
 
-__attribute__((weak)) void bucket_on_peer_message(struct bucket *bucket, uint32_t node,
-                                                  const struct msg *msg)
+#define WEAK __attribute__((weak))
+
+WEAK void bucket_on_peer_message(struct bucket *bucket, uint32_t node, const struct msg *msg)
 {
     (void)bucket;
     (void)node;
     (void)msg;
+}
+
+WEAK void bucket_get_replica_state(const struct bucket *bucket, struct replica_state *state)
+{
+    struct bucket_stats stats;
+    bucket_get_stats(bucket, &stats);
+    *state = (struct replica_state){.role = ROLE_LEADER,
+                                    .settled = true,
+                                    .term = stats.term,
+                                    .leader = 1,
+                                    .last_idx = stats.commit_idx,
+                                    .commit_idx = stats.commit_idx,
+                                    .durable_idx = stats.commit_idx,
+                                    .voter = true,
+                                    .ready = true};
+}
+
+WEAK void bucket_transfer(struct bucket *bucket, uint32_t node)
+{
+    (void)bucket;
+    (void)node;
 }

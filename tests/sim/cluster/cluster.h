@@ -40,7 +40,6 @@ enum cl_fault {
     CL_INDEX,       /* index files are lost or damaged */
     CL_ROT,
     CL_WIPE,        /* a node comes back with an empty disk */
-    CL_ROLLBACK,    /* ... with an old copy of its disk */
     CL_CLOCK,       /* skew and drift */
     CL_JUMP,        /* clocks jump forward */
     CL_FAULT_COUNT
@@ -55,6 +54,7 @@ struct cl_swarm {
                                        send no more of their own accord once so many were sent */
     uint64_t storms;                /* fault phases */
     uint64_t storm_ns_max, calm_ns_max;
+    uint64_t turn_ns_max;           /* until a process takes up what has arrived; 0: at once */
     bool faults[CL_FAULT_COUNT];
     /* Network. */
     uint64_t delay_ns_min, delay_ns_max, long_delay_ns_max;
@@ -89,12 +89,30 @@ struct cl_totals {
     uint64_t virtual_ns, node_ns;   /* node_ns: of running processes, summed */
     uint64_t hash, steps;
     uint64_t peer_messages, dropped, duplicated, overtaken, cuts, resets, pauses, jumps, rots, wipes,
-        rollbacks, transfers;
+        transfers, lost_links, notices;
     struct node_counters node;
     struct oracle_totals oracle;
 };
 
 enum cl_node_state { CL_DOWN, CL_RECOVERING, CL_UP };
+
+/* What waits for a node's next turn. */
+enum cl_input { INPUT_PEER, INPUT_LINK, INPUT_LOST_LINK, INPUT_NOTICE, INPUT_TRANSFER, INPUT_STOP };
+struct cl_waiting {
+    enum cl_input input;
+    uint32_t from;                  /* a node, a link */
+    uint32_t client;
+    struct buf bytes;
+};
+
+/* A place where the world has changed data behind the node's back. */
+struct rot_spot {
+    char path[48];
+    uint64_t offset;
+    uint32_t len;
+    uint8_t bytes[16];              /* as the world left the first of them */
+};
+#define ROT_SPOTS_MAX 64u
 
 struct cl_node {
     struct cluster *cluster;
@@ -103,19 +121,24 @@ struct cl_node {
     bool replica;                   /* one of the bucket's replicas: others hold no process */
     struct node node;               /* disk, process; node.bucket is NULL where none runs */
     uint64_t boots;                 /* of processes; config.boot of the running one */
-    uint64_t up_since_ns;
-    /* Damage that the world has done to the disk, and that isn't undone yet. */
+    uint64_t start_number;          /* of the planned start that counts */
+    uint64_t started_ns;
+    uint64_t stop_deadline_ns;      /* a planned stop: 0 = none */
+    struct cl_waiting *waiting;
+    uint32_t waiting_count, waiting_cap;
+    bool turn_planned;
+    uint64_t io_errors_at_start;
+    /* Harm to its disk that isn't undone yet. */
     bool wiped;
-    struct rot_spot *rot;
+    uint64_t voter_idx;             /* its log's last idx when it was seen to be a voter again */
+    struct rot_spot rot[ROT_SPOTS_MAX];
     uint32_t rot_count;
-    struct sim_disk *old_copy;
-    uint64_t generation;            /* of timed events that a later one makes void */
-    bool stop_wanted;
 };
 
 enum cl_phase { CL_STORM, CL_CALM, CL_END };
 
 struct cl_net;
+struct cl_links;
 
 struct cluster {
     struct cl_options options;
@@ -125,11 +148,15 @@ struct cluster {
     struct prng prng, fault_prng[CL_FAULT_COUNT];
     struct cl_node nodes[CL_NODES_MAX];
     struct cl_net *net;
+    struct cl_links *links;
     struct cl_client *clients[CL_CLIENTS_MAX];
     struct oracle *oracle;
     uint64_t ops;                   /* sent so far; clients count */
     enum cl_phase phase;            /* CL_END: no more faults; everything is to be answered */
-    uint64_t phase_end_ns, end_ns;
+    uint64_t storm;                 /* number of the last one that began */
+    uint64_t end_ns;                /* when CL_END began */
+    uint64_t cut_number, crashes;
+    uint64_t max_commit_idx;        /* ever seen (cl_damage_review) */
     bool over;
     struct cl_totals totals;
 };
@@ -147,8 +174,8 @@ void cl_swarm_print(const struct cl_swarm *swarm, struct buf *out);
  * sent. */
 bool cluster_send(struct cluster *cluster, uint32_t client, uint32_t node, struct span frame);
 bool cluster_link_up(const struct cluster *cluster, uint32_t client, uint32_t node);
-/* The client lets go of its link; what is under way is lost. It comes up again after a while
- * (cl_client_on_link_up). */
+/* The client lets go of its link; what is under way is lost (cl_client_on_link_lost isn't called).
+ * It comes up again after a while (cl_client_on_link_up). */
 void cluster_drop_link(struct cluster *cluster, uint32_t client, uint32_t node);
 
 /* The bucket of a node while its process runs, else NULL. */
@@ -156,5 +183,3 @@ static inline struct bucket *cluster_bucket(struct cluster *cluster, uint32_t no
 {
     return cluster->nodes[node].node.bucket;
 }
-/* A call of fn(ctx, arg) at a later time: sched_after(&cluster->sched, ...). Clients check a
- * generation in arg and cluster->over. */
