@@ -371,7 +371,7 @@ bool bucket_begin_term(struct bucket *bucket)
     if (bucket->damaged || wal_fits(bucket->wal, WAL_TERM_BOUND, ROOM_MUST) != ERR_OK)
         return false;
     wal_append_vote(bucket->wal, wal_term(bucket->wal) + 1, (uint64_t)bucket->config.node + 1);
-    wal_append_noop(bucket->wal);
+    bucket->replica.begun_idx = wal_append_noop(bucket->wal);
     bucket->term_begun = true;
     return true;
 }

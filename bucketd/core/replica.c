@@ -357,7 +357,7 @@ void bucket_get_replica_state(const struct bucket *bucket, struct replica_state 
         .role = replica->role,
         .term = wal_term(wal),
         .voted_for = wal_voted_for(wal),
-        .leader = replica->leader,
+        .leader = replica_is_alone(bucket) ? bucket->config.node + 1 : replica->leader,
         .last_idx = wal_last_idx(wal),
         .last_term = wal_last_term(wal),
         .last_chain = wal_last_chain(wal),
