@@ -67,10 +67,14 @@ def steps(full):
         Step("unit-release", "meson test -C build --no-rebuild --suite unit --print-errorlogs",
              RELEASE, release),
         Step("wire-asan", f"{pytest} tests/wire", ASAN, asan),
-        Step("sim", "tests/sim/run --seeds 1000", RELEASE, release),
-        Step("sim-determinism", "tests/sim/run --seeds 100 --check-determinism", RELEASE, release),
-        Step("sim-self-test", "tests/sim/run --self-test", RELEASE, release),
-        Step("sim-asan", "tests/sim/run --seeds 50", ASAN, asan),
+        Step("sim", "tests/sim/run --single --seeds 1000", RELEASE, release),
+        Step("sim-determinism", "tests/sim/run --single --seeds 100 --check-determinism", RELEASE, release),
+        Step("sim-self-test", "tests/sim/run --single --self-test", RELEASE, release),
+        Step("sim-asan", "tests/sim/run --single --seeds 50", ASAN, asan),
+        Step("sim-cluster", "tests/sim/run --seeds 500", RELEASE, release),
+        Step("sim-cluster-determinism", "tests/sim/run --seeds 50 --check-determinism", RELEASE, release),
+        Step("sim-cluster-plants", "tests/sim/run --self-test", RELEASE, release),
+        Step("sim-cluster-asan", "tests/sim/run --seeds 30", ASAN, asan),
         Step("wire-release", f"{pytest} tests/wire", RELEASE, release),
         Step("fuzz", "tests/fuzz/run --seconds 20", None, []),
         Step("crash", "tests/crash/run --cycles 200 --port {port}", RELEASE, release),
@@ -123,6 +127,7 @@ def environment(step):
     if step.build:
         env["SIERRADB_BUILD"] = step.build
         env["SIM"] = os.path.join(step.build, "tests", "sim", "sim")
+        env["CSIM"] = os.path.join(step.build, "tests", "sim", "csim")
     if step.build == ASAN:
         report = os.path.join(step.folder, "sanitizer")
         env["ASAN_OPTIONS"] = f"log_path={report}:detect_leaks=1:abort_on_error=0"
@@ -260,9 +265,9 @@ def select(every, only):
 
 
 def summary(chosen, seconds):
-    print(f"\n{'step':18} {'passed':>7} {'failed':>7} {'skipped':>8} {'seconds':>8}")
+    print(f"\n{'step':24} {'passed':>7} {'failed':>7} {'skipped':>8} {'seconds':>8}")
     for step in chosen:
-        print(f"{step.name:18} {step.passed:7} {step.failed:7} {step.skipped:8} {step.seconds:8.0f}"
+        print(f"{step.name:24} {step.passed:7} {step.failed:7} {step.skipped:8} {step.seconds:8.0f}"
               f"  {step.note}".rstrip())
     print(f"\nlogs in {LOGS}; {seconds / 60:.1f} minutes")
     passed, failed = sum(s.passed for s in chosen), sum(s.failed for s in chosen)
@@ -283,7 +288,7 @@ def main():
         step.port = PORT_FIRST + PORTS_PER_STEP * number
     if options.list:
         for step in every:
-            print(f"{step.name:18} {step.command}")
+            print(f"{step.name:24} {step.command}")
         return 0
     chosen = select(every, options.only)
     os.makedirs(LOGS, exist_ok=True)

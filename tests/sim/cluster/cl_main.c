@@ -4,6 +4,7 @@
  *   csim --seed 17 --trace                 one seed with a readable trace
  *   csim --seeds 100 --check-determinism   each seed twice: the same trace hash
  *   csim --seed 17 --shrink                a smaller run that fails too
+ *   csim --plant list                      the names of the planted bugs
  *   csim --plant all                       each planted bug of the core must be found
  *   csim --plant no-noop                   ... this one
  *   csim --plant no-noop --seed 4 --trace  one seed with it
@@ -54,7 +55,7 @@ _Noreturn static void usage(void)
 {
     fprintf(stderr,
             "usage: csim [--seed N] [--seeds N] [--trace] [--check-determinism] [--shrink]\n"
-            "            [--plant NAME|all] [--without CLASS,...] [--ops N] [--crashes N] "
+            "            [--plant NAME|all|list] [--without CLASS,...] [--ops N] [--crashes N] "
             "[--storms N]\nclasses:");
     for (unsigned i = 0; i < CL_FAULT_COUNT; i++)
         fprintf(stderr, " %s", cl_fault_names[i]);
@@ -122,6 +123,10 @@ static struct arguments parse(int argc, char **argv)
             parse_without(&args.options, value);
         } else if (strcmp(argv[i], "--plant") == 0 && strcmp(value, "all") == 0) {
             args.all_plants = true;
+        } else if (strcmp(argv[i], "--plant") == 0 && strcmp(value, "list") == 0) {
+            for (unsigned plant = PLANT_NONE + 1; plant < PLANT_COUNT; plant++)
+                printf("%s\n", cl_plant_names[plant]);
+            exit(0);
         } else if (strcmp(argv[i], "--plant") == 0) {
             args.options.plant = parse_plant(value);
         } else {

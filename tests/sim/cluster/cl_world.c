@@ -211,7 +211,9 @@ static bool replicas_agree(struct cluster *cluster, struct buf *why)
             first = state;
         if (state.role == ROLE_LEADER && state.settled)
             leader = i;
-        bool equal = state.term == first.term && state.leader == first.leader &&
+        if (cluster->swarm.config.replica_count == 1)
+            first.leader = (leader = i) + 1; /* it needs nobody's consent */
+        bool equal = state.term == first.term && (seen == 1 || state.leader == first.leader) &&
                      state.last_idx == first.last_idx && state.last_chain == first.last_chain &&
                      state.commit_idx == first.last_idx && state.durable_idx == first.last_idx;
         if (!equal || state.damaged || !state.voter || state.role == ROLE_CANDIDATE) {

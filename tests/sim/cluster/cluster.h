@@ -18,78 +18,78 @@
  * off one by one (--without name,name). Each class draws from a generator of its own, so that what
  * the others do stays as near to the same as it can. */
 enum cl_fault {
-    CL_DROP,        /* single messages between replicas are lost */
-    CL_DELAY,       /* some take long */
-    CL_DUPLICATE,   /* some arrive twice */
-    CL_REORDER,     /* some overtake others */
-    CL_CUT,         /* pairs of nodes don't hear each other, in one direction or both */
-    CL_RESET,       /* what is under way between two nodes is lost at once */
-    CL_STALE,       /* messages from or to an earlier process of a node arrive */
-    CL_NOTICE,      /* peers are told of a process's end (switched off: never) */
-    CL_LINK,        /* clients' links break */
-    CL_KILL,        /* process ends at a disk operation, a turn, a time */
-    CL_POWER,       /* a node's power goes */
-    CL_POWER_ALL,   /* several nodes' or all nodes' at once */
-    CL_PAUSE,       /* a process stands still */
-    CL_STOP,        /* planned stops, with a transfer before */
-    CL_TRANSFER,    /* leadership is asked to move */
+    CL_DROP,      /* single messages between replicas are lost */
+    CL_DELAY,     /* some take long */
+    CL_DUPLICATE, /* some arrive twice */
+    CL_REORDER,   /* some overtake others */
+    CL_CUT,       /* pairs of nodes don't hear each other, in one direction or both */
+    CL_RESET,     /* what is under way between two nodes is lost at once */
+    CL_STALE,     /* messages from or to an earlier process of a node arrive */
+    CL_NOTICE,    /* peers are told of a process's end (switched off: never) */
+    CL_LINK,      /* clients' links break */
+    CL_KILL,      /* process ends at a disk operation, a turn, a time */
+    CL_POWER,     /* a node's power goes */
+    CL_POWER_ALL, /* several nodes' or all nodes' at once */
+    CL_PAUSE,     /* a process stands still */
+    CL_STOP,      /* planned stops, with a transfer before */
+    CL_TRANSFER,  /* leadership is asked to move */
     CL_READ_ERROR,
     CL_WRITE_ERROR, /* writes, syncs, everything that changes the disk */
     CL_FULL,
     CL_SLOW,
-    CL_INDEX,       /* index files are lost or damaged */
+    CL_INDEX, /* index files are lost or damaged */
     CL_ROT,
-    CL_WIPE,        /* a node comes back with an empty disk */
-    CL_CLOCK,       /* skew and drift */
-    CL_JUMP,        /* clocks jump forward */
+    CL_WIPE,  /* a node comes back with an empty disk */
+    CL_CLOCK, /* skew and drift */
+    CL_JUMP,  /* clocks jump forward */
     CL_FAULT_COUNT
 };
 extern const char *const cl_fault_names[CL_FAULT_COUNT];
 
 /* What a seed draws. Chances are in a million. */
 struct cl_swarm {
-    uint32_t nodes;                 /* N; the replicas are replicas[0..replica_count) of config */
+    uint32_t nodes; /* N; the replicas are replicas[0..replica_count) of config */
     uint32_t clients;
-    uint64_t ops;                   /* client requests in the whole run (appends and reads); clients
-                                       send no more of their own accord once so many were sent */
-    uint64_t storms;                /* fault phases */
+    uint64_t ops;    /* client requests in the whole run (appends and reads); clients
+                        send no more of their own accord once so many were sent */
+    uint64_t storms; /* fault phases */
     uint64_t storm_ns_max, calm_ns_max;
-    uint64_t turn_ns_max;           /* until a process takes up what has arrived; 0: at once */
+    uint64_t turn_ns_max; /* until a process takes up what has arrived; 0: at once */
     bool faults[CL_FAULT_COUNT];
     /* Network. */
     uint64_t delay_ns_min, delay_ns_max, long_delay_ns_max;
     uint64_t drop, long_delay, duplicate, reorder; /* of a message, in a storm */
-    uint64_t split;                 /* of a frame, to be taken apart into its messages */
+    uint64_t split; /* of a frame, to be taken apart into its messages */
     uint64_t cut_mean_ns, reset_mean_ns, link_loss_mean_ns;
-    uint64_t hold;                  /* of a cut, to keep what is sent meanwhile until it heals */
+    uint64_t hold; /* of a cut, to keep what is sent meanwhile until it heals */
     uint64_t notice, notice_ns_max;
     /* Processes. */
     uint64_t kill_mean_ns, crash_ops_mean, recovery_crash, restart_ns_max;
     uint64_t power_mean_ns, power_all_mean_ns, pause_mean_ns, pause_ns_max;
     uint64_t stop_mean_ns, transfer_mean_ns;
-    uint64_t crashes_max;           /* over all nodes */
+    uint64_t crashes_max; /* over all nodes */
     /* Disks. */
     struct node_faults disk, disk_slow;
     uint64_t full_mean_ns, rot_mean_ns, wipe_mean_ns;
     /* Clocks. */
     uint64_t drift_ppm_max, jump_mean_ns, jump_ns_max;
-    struct bucket_config config;    /* .node and .boot are each node's own */
-    struct cl_workload workload;    /* what clients do: drawn by cl_workload_draw */
+    struct bucket_config config; /* .node and .boot are each node's own */
+    struct cl_workload workload; /* what clients do: drawn by cl_workload_draw */
 };
 
 struct cl_options {
     uint64_t seed;
     bool trace;
-    int plant;                      /* enum planted */
+    int plant; /* enum planted */
     bool without[CL_FAULT_COUNT];
     uint64_t ops_max, crashes_max, storms_max; /* UINT64_MAX: as the swarm wants */
 };
 
 struct cl_totals {
-    uint64_t virtual_ns, node_ns;   /* node_ns: of running processes, summed */
+    uint64_t virtual_ns, node_ns; /* node_ns: of running processes, summed */
     uint64_t hash, steps;
-    uint64_t peer_messages, dropped, duplicated, overtaken, cuts, resets, pauses, jumps, rots, wipes,
-        transfers, lost_links, notices;
+    uint64_t peer_messages, dropped, duplicated, overtaken, cuts, resets, pauses, jumps, rots,
+        wipes, transfers, lost_links, notices;
     struct node_counters node;
     struct oracle_totals oracle;
 };
@@ -100,7 +100,7 @@ enum cl_node_state { CL_DOWN, CL_RECOVERING, CL_UP };
 enum cl_input { INPUT_PEER, INPUT_LINK, INPUT_LOST_LINK, INPUT_NOTICE, INPUT_TRANSFER, INPUT_STOP };
 struct cl_waiting {
     enum cl_input input;
-    uint32_t from;                  /* a node, a link */
+    uint32_t from; /* a node, a link */
     uint32_t client;
     struct buf bytes;
 };
@@ -110,27 +110,27 @@ struct rot_spot {
     char path[48];
     uint64_t offset;
     uint32_t len;
-    uint8_t bytes[16];              /* as the world left the first of them */
+    uint8_t bytes[16]; /* as the world left the first of them */
 };
 #define ROT_SPOTS_MAX 64u
 
 struct cl_node {
     struct cluster *cluster;
     uint32_t index;
-    enum cl_node_state state;       /* CL_UP: it hears peers and clients */
-    bool replica;                   /* one of the bucket's replicas: others hold no process */
-    struct node node;               /* disk, process; node.bucket is NULL where none runs */
-    uint64_t boots;                 /* of processes; config.boot of the running one */
-    uint64_t start_number;          /* of the planned start that counts */
+    enum cl_node_state state; /* CL_UP: it hears peers and clients */
+    bool replica;             /* one of the bucket's replicas: others hold no process */
+    struct node node;         /* disk, process; node.bucket is NULL where none runs */
+    uint64_t boots;           /* of processes; config.boot of the running one */
+    uint64_t start_number;    /* of the planned start that counts */
     uint64_t started_ns;
-    uint64_t stop_deadline_ns;      /* a planned stop: 0 = none */
+    uint64_t stop_deadline_ns; /* a planned stop: 0 = none */
     struct cl_waiting *waiting;
     uint32_t waiting_count, waiting_cap;
     bool turn_planned;
     uint64_t io_errors_at_start;
     /* Harm to its disk that isn't undone yet. */
     bool wiped;
-    uint64_t voter_idx;             /* its log's last idx when it was seen to be a voter again */
+    uint64_t voter_idx; /* its log's last idx when it was seen to be a voter again */
     struct rot_spot rot[ROT_SPOTS_MAX];
     uint32_t rot_count;
 };
@@ -143,7 +143,7 @@ struct cl_links;
 struct cluster {
     struct cl_options options;
     struct cl_swarm swarm;
-    struct sched sched;             /* sched.now_ns: the true time; nodes have their own clocks */
+    struct sched sched; /* sched.now_ns: the true time; nodes have their own clocks */
     struct trace trace;
     struct prng prng, fault_prng[CL_FAULT_COUNT];
     struct cl_node nodes[CL_NODES_MAX];
@@ -151,12 +151,12 @@ struct cluster {
     struct cl_links *links;
     struct cl_client *clients[CL_CLIENTS_MAX];
     struct oracle *oracle;
-    uint64_t ops;                   /* sent so far; clients count */
-    enum cl_phase phase;            /* CL_END: no more faults; everything is to be answered */
-    uint64_t storm;                 /* number of the last one that began */
-    uint64_t end_ns;                /* when CL_END began */
+    uint64_t ops;        /* sent so far; clients count */
+    enum cl_phase phase; /* CL_END: no more faults; everything is to be answered */
+    uint64_t storm;      /* number of the last one that began */
+    uint64_t end_ns;     /* when CL_END began */
     uint64_t cut_number, crashes;
-    uint64_t max_commit_idx;        /* ever seen (cl_damage_review) */
+    uint64_t max_commit_idx; /* ever seen (cl_damage_review) */
     bool over;
     struct cl_totals totals;
 };

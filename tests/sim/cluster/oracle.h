@@ -33,8 +33,8 @@ void oracle_on_peer_message(struct oracle *oracle, uint32_t from, uint32_t to,
                             const struct msg *msg);
 /* A client's messages reach the node's bucket now, before it handles them. */
 void oracle_on_request(struct oracle *oracle, uint32_t client, uint32_t node, struct span frame);
-/* A node's messages to a client leave the bucket now, behind the oracle_after_step of its turn (they
- * arrive later, or never). */
+/* A node's messages to a client leave the bucket now, behind the oracle_after_step of its turn
+ * (they arrive later, or never). */
 void oracle_on_reply(struct oracle *oracle, uint32_t client, uint32_t node, struct span frame);
 /* The link is gone, as the bucket sees it: what it follows and owes on it is void. */
 void oracle_on_link_lost(struct oracle *oracle, uint32_t client, uint32_t node);
