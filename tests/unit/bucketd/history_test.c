@@ -228,6 +228,130 @@ START_TEST(a_batch_larger_than_any_window)
 }
 END_TEST
 
+/* --- cuts --- */
+
+static uint64_t pick(uint64_t *state, uint64_t below)
+{
+    uint64_t z = *state += 0x9e3779b97f4a7c15u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return (z ^ (z >> 31)) % below;
+}
+
+static void make_room(struct log_model *log, uint64_t bound, enum wal_room room)
+{
+    struct wal *wal = log->run->wal;
+    for (int tries = 0; wal_fits(wal, bound, room) != ERR_OK; tries++) {
+        ck_assert_int_lt(tries, 20);
+        run_flush(log->run);
+        if (room == ROOM_WAIT)
+            wal_commit(wal, wal_durable_idx(wal));
+    }
+}
+
+/* Another leader's log has less: what it lacks is cut, and goes on in its term. */
+static bool cut_some(struct log_model *log, uint64_t *state)
+{
+    struct wal *wal = log->run->wal;
+    uint64_t committed = wal_commit_idx(wal), last = wal_last_idx(wal);
+    if (last <= committed)
+        return false;
+    make_room(log, WAL_TERM_BOUND, ROOM_MUST);
+    wal_append_vote(wal, wal_term(wal) + 1, 0);
+    if (pick(state, 2) == 0)
+        flush(log);
+    make_room(log, WAL_CUT_BOUND, ROOM_MUST);
+    wal_append_cut(wal, committed + 1 + pick(state, last - committed), wal_term(wal));
+    log->run->acked = 0;
+    note(log);
+    return true;
+}
+
+static void random_step(struct log_model *log, uint64_t *state)
+{
+    struct wal *wal = log->run->wal;
+    switch (pick(state, 8)) {
+    case 0:
+        flush(log);
+        break;
+    case 1:
+        wal_commit(wal, wal_commit_idx(wal) +
+                            pick(state, wal_durable_idx(wal) - wal_commit_idx(wal) + 1));
+        break;
+    case 2:
+        if (pick(state, 2) == 0 && cut_some(log, state) && pick(state, 2) == 0)
+            flush(log);
+        break;
+    default:
+        make_room(log, 4096, ROOM_WAIT);
+        ck_assert(run_append(log->run));
+        note(log);
+    }
+}
+
+START_TEST(the_dead_are_passed_over)
+{
+    for (uint64_t seed = 1; seed <= 25; seed++) {
+        struct log_model *log = log_new(seed % 2 == 0 ? 9000 : 20000, 90, 3);
+        uint64_t state = seed, cuts = 0, followed = 0;
+        struct history_read follower;
+        history_init(&follower, &log->read.salt);
+        for (int i = 0; i < 250; i++) {
+            random_step(log, &state);
+            if (pick(&state, 6) != 0)
+                continue;
+            /* One that reads what is committed as it comes; nothing of it can be cut. */
+            struct history_read own = log->read;
+            log->read = follower;
+            log->read.durable = durable_end(log->run);
+            uint64_t upto = min_u64(wal_commit_idx(log->run->wal), wal_durable_idx(log->run->wal));
+            if (followed < upto && read_some(log, followed + 1, upto, 600) == ERR_OK)
+                followed = log->read.last_idx;
+            follower = log->read;
+            log->read = own;
+        }
+        flush(log);
+        cuts = log->read.map.cuts_len;
+        ck_assert_uint_gt(followed, 30);
+        ck_assert_uint_le(follower.searches, 1);
+        history_release(&follower);
+        for (uint64_t bytes = 0; bytes < 10000; bytes = bytes * 4 + 300)
+            ck_assert_uint_eq(read_on(log, 1, bytes), log->last);
+        for (uint64_t from = 1; from <= log->last; from++) {
+            log->read.next_idx = 0;
+            ck_assert_int_eq(read_some(log, from, UINT64_MAX, 500), ERR_OK);
+            cuts += log->read.map.cuts_len;
+        }
+        ck_assert_int_eq(read_some(log, log->last + 1, UINT64_MAX, 10), ERR_NOTFOUND);
+        ck_assert_uint_gt(cuts, 0);
+        log_free(log);
+    }
+}
+END_TEST
+
+START_TEST(going_on_behind_a_new_cut_is_a_search)
+{
+    struct log_model *log = log_new(1 << 20, 90, 3);
+    append(log, 10, 5);
+    ck_assert_uint_eq(read_on(log, 1, 500), 12);
+    make_room(log, WAL_TERM_BOUND, ROOM_MUST);
+    wal_append_vote(log->run->wal, 2, 0);
+    make_room(log, WAL_CUT_BOUND, ROOM_MUST);
+    wal_append_cut(log->run->wal, 11, 2);
+    log->run->acked = 0;
+    note(log);
+    append(log, 4, 2);
+    log->read.durable = durable_end(log->run);
+    uint64_t searches = log->read.searches;
+    ck_assert_int_eq(read_some(log, 13, UINT64_MAX, 10000), ERR_OK);
+    ck_assert_uint_eq(log->read.prev_term, 2);
+    ck_assert_uint_eq(log->read.searches, searches + 1);
+    ck_assert_uint_eq(log->read.last_idx, 14);
+    ck_assert_uint_eq(read_on(log, 1, 500), 14);
+    log_free(log);
+}
+END_TEST
+
 /* --- damage --- */
 
 /* Where the batches of a segment are, and what they hold. */
@@ -445,6 +569,8 @@ int main(void)
     tcase_add_test(tests, nothing_beyond_the_durable_end_and_more_when_it_moves);
     tcase_add_test(tests, older_than_the_oldest_segment_is_not_there);
     tcase_add_test(tests, a_batch_larger_than_any_window);
+    tcase_add_test(tests, the_dead_are_passed_over);
+    tcase_add_test(tests, going_on_behind_a_new_cut_is_a_search);
     tcase_add_test(tests, damage_hides_its_batch_and_nothing_else);
     tcase_add_test(tests, a_segment_whose_front_is_damaged_is_missed_as_a_whole);
     tcase_add_test(tests, any_flipped_bit_leaves_only_right_entries);
