@@ -34,6 +34,7 @@ static int dump_segment(struct dump *dump, const char *path, struct disk *disk, 
 static void dump_header(const struct segment_header *header);
 static void dump_checkpoint(struct disk *disk, struct file *file,
                             const struct segment_header *header);
+static void dump_voter(const struct config_voter *voter);
 static void on_batch(void *ctx, const struct batch_mark *head);
 static void on_record(void *ctx, uint64_t offset, const struct record_head *record);
 static void on_entry(void *ctx, const struct wal_entry *entry);
@@ -139,9 +140,10 @@ static void dump_header(const struct segment_header *header)
     uuid_format(&header->cluster_id, id);
     printf("@0 segment %" PRIu64 ": cluster %.36s, node %" PRIu32 ", bucket %" PRIu32 " of %" PRIu32
            ", partitions %" PRIu32 ", format %" PRIu32 ", data from %" PRIu64
-           ", configured size %" PRIu64 "\n",
+           ", configured size %" PRIu64 ", disk %016" PRIx64 "\n",
            header->segment, id, header->node, header->bucket, header->bucket_count,
-           header->partition_count, header->version, header->data_start, header->segment_bytes);
+           header->partition_count, header->version, header->data_start, header->segment_bytes,
+           header->disk_id);
 }
 
 static void dump_checkpoint(struct disk *disk, struct file *file,
@@ -161,6 +163,8 @@ static void dump_checkpoint(struct disk *disk, struct file *file,
            CHECKPOINT_AT, checkpoint.term, checkpoint.voted_for, checkpoint.last_idx,
            checkpoint.last_term, checkpoint.last_chain, checkpoint.batch_no, checkpoint.events,
            checkpoint.config_idx, checkpoint.commit_hint);
+    for (uint32_t i = 0; i < checkpoint.voters && i < FORMAT_VOTERS_MAX; i++)
+        dump_voter(&checkpoint.voter[i]);
     for (uint32_t i = 0; i < checkpoint.partitions && i < header->partition_count; i++) {
         struct partition_state state = {0};
         uint64_t at = CHECKPOINT_AT + sizeof checkpoint + i * sizeof state;
@@ -172,13 +176,22 @@ static void dump_checkpoint(struct disk *disk, struct file *file,
     }
 }
 
+static void dump_voter(const struct config_voter *voter)
+{
+    printf("    voter: node %" PRIu32 ", generation %" PRIu32, voter->node, voter->generation);
+    if (voter->disk_id != 0)
+        printf(", disk %016" PRIx64, voter->disk_id);
+    printf("\n");
+}
+
 static void on_batch(void *ctx, const struct batch_mark *head)
 {
     (void)ctx;
     printf("@%" PRIu64 " batch %" PRIu64 ": bytes %" PRIu64 ", records %" PRIu32, head->offset,
            head->number, head->bytes, head->records);
     if (head->first_idx != 0)
-        printf(", idx %" PRIu64 "..%" PRIu64, head->first_idx, head->last_idx);
+        printf(", from idx %" PRIu64, head->first_idx);
+    printf(", to idx %" PRIu64 " of term %" PRIu64, head->last_idx, head->last_term);
     printf(", term %" PRIu64 ", synced up to %" PRIu64 ":%" PRIu64 ", commit hint %" PRIu64 "\n",
            head->term, head->synced_upto.segment, head->synced_upto.offset, head->commit_hint);
 }
@@ -186,6 +199,13 @@ static void on_batch(void *ctx, const struct batch_mark *head)
 static void on_record(void *ctx, uint64_t offset, const struct record_head *record)
 {
     (void)ctx;
+    if (record->kind == RECORD_CUT) {
+        struct cut_record cut;
+        memcpy(&cut, record, sizeof cut);
+        printf("  @%" PRIu64 " cut: entries from idx %" PRIu64 " on are dead, by term %" PRIu64
+               "\n",
+               offset, cut.from_idx, cut.by_term);
+    }
     if (record->kind != RECORD_VOTE)
         return;
     struct vote_record vote;
@@ -229,8 +249,7 @@ static void dump_config(const struct wal_entry *entry)
         if (at + sizeof voter > entry->bytes.len)
             return;
         memcpy(&voter, entry->bytes.ptr + at, sizeof voter);
-        printf("    voter: node %" PRIu32 ", generation %" PRIu32 "\n", voter.node,
-               voter.generation);
+        dump_voter(&voter);
     }
 }
 

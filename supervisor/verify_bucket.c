@@ -13,6 +13,8 @@
 #include "supervisor/disk_read.h"
 #include "supervisor/verify_internal.h"
 
+#define HELD_KEEP_BYTES (16u << 20)
+
 struct walk {
     struct verify_bucket *out;
     struct disk *disk;
@@ -24,9 +26,18 @@ struct walk {
     bool index_bad;
     struct index_summary *summary; /* of the segments around this one; NULL: none */
     uint64_t segment, batch_offset;
+    /* Entries that a CUT may still make dead: copies, in order, checked when the batch after the
+     * one that says they are committed begins, or at the segment's end. */
+    struct buf held;               /* held_entry, its bytes, ... */
+    uint64_t held_done;            /* bytes at its front that were checked */
+    uint64_t hint;                 /* committed, by the last batch */
     struct wal_scan_result before; /* the segment before this one */
     bool before_known;
     struct buf scratch;
+};
+
+struct held_entry {
+    uint64_t offset, idx, len;
 };
 
 struct numbers {
@@ -47,6 +58,9 @@ static enum err summary_check_all(struct walk *walk, uint64_t first);
 static void ignore_line(void *ctx, const char *text);
 static void on_batch(void *ctx, const struct batch_mark *head);
 static void on_entry(void *ctx, const struct wal_entry *entry);
+static void on_cut(void *ctx, uint64_t from_idx);
+static void check_held(struct walk *walk, uint64_t idx);
+static void check_entry(struct walk *walk, const struct wal_entry *entry);
 static void check_event(struct walk *walk, const struct event_view *event, uint32_t position);
 static void check_stream(struct walk *walk, const struct event_view *event, uint64_t offset);
 static void check_index(struct walk *walk, const struct event_view *event, uint32_t position);
@@ -82,6 +96,7 @@ enum err verify_bucket(struct verify_bucket *out)
     out->streams = verify_streams_count(walk.streams);
     buf_release(&numbers.list);
     buf_release(&walk.scratch);
+    buf_release(&walk.held);
     free(walk.next_seq);
     verify_streams_free(walk.streams);
     disk_read_close(walk.disk);
@@ -170,8 +185,11 @@ static enum err data_size(struct walk *walk, uint64_t segment, uint64_t *ret_siz
 static enum err walk_segment(struct walk *walk, bool newest)
 {
     struct verify_bucket *out = walk->out;
-    struct wal_scan scan = {
-        .ctx = walk, .on_batch = on_batch, .on_entry = on_entry, .on_problem = on_problem};
+    struct wal_scan scan = {.ctx = walk,
+                            .on_batch = on_batch,
+                            .on_entry = on_entry,
+                            .on_cut = on_cut,
+                            .on_problem = on_problem};
     struct wal_scan_result result = {0};
     uint64_t before = *out->bytes_done;
     uint64_t size = 0;
@@ -179,7 +197,9 @@ static enum err walk_segment(struct walk *walk, bool newest)
     if (err != ERR_OK)
         return err;
     open_index(walk, !newest);
+    walk->hint = 0;
     err = wal_scan_segment(walk->disk, walk->segment, &walk->salt, &scan, &result);
+    check_held(walk, UINT64_MAX);
     close_index(walk, result.events);
     *out->bytes_done = before + size;
     out->bytes += size;
@@ -217,6 +237,13 @@ static void compare_with_before(struct walk *walk, const struct wal_scan_result 
                 checkpoint->last_idx, before->last_idx);
     else if (checkpoint->last_chain != before->last_chain)
         problem(walk, FORMAT_BLOCK, "checkpoint: the chain is not that of the segment before");
+    if (checkpoint->config_idx != before->config_idx)
+        problem(walk, FORMAT_BLOCK,
+                "checkpoint: configuration of idx %" PRIu64
+                ", the segment before ends with %" PRIu64,
+                checkpoint->config_idx, before->config_idx);
+    if (checkpoint->disk_id != now->header.disk_id || now->header.disk_id != before->header.disk_id)
+        problem(walk, 0, "header: the disk's id is not that of the segment before");
     if (checkpoint->events != before->checkpoint.events + before->events)
         problem(walk, FORMAT_BLOCK,
                 "checkpoint: %" PRIu64 " events, the segment before has %" PRIu64,
@@ -231,11 +258,60 @@ static void on_batch(void *ctx, const struct batch_mark *head)
     *walk->out->bytes_done += head->offset - min_u64(head->offset, walk->batch_offset);
     walk->batch_offset = head->offset;
     walk->out->progress(walk->out->progress_ctx);
+    check_held(walk, walk->hint);
+    walk->hint = head->commit_hint;
 }
 
 static void on_entry(void *ctx, const struct wal_entry *entry)
 {
     struct walk *walk = ctx;
+    struct held_entry held = {
+        .offset = entry->offset, .idx = entry->head->idx, .len = entry->bytes.len};
+    buf_append(&walk->held, &held, sizeof held);
+    buf_append_span(&walk->held, entry->bytes);
+}
+
+static void on_cut(void *ctx, uint64_t from_idx)
+{
+    struct walk *walk = ctx;
+    struct held_entry held;
+    for (size_t at = walk->held_done; at < walk->held.len; at += sizeof held + held.len) {
+        memcpy(&held, walk->held.ptr + at, sizeof held);
+        if (held.idx >= from_idx) {
+            walk->held.len = at;
+            return;
+        }
+    }
+}
+
+/* Those up to this idx live. */
+static void check_held(struct walk *walk, uint64_t idx)
+{
+    struct held_entry held;
+    while (walk->held_done < walk->held.len) {
+        const uint8_t *bytes = walk->held.ptr + walk->held_done;
+        memcpy(&held, bytes, sizeof held);
+        if (held.idx > idx)
+            break;
+        bytes += sizeof held; /* 8-byte aligned, as records are */
+        struct wal_entry entry = {.segment = walk->segment,
+                                  .offset = held.offset,
+                                  .head = (const struct entry_head *)(const void *)bytes,
+                                  .bytes = span_of(bytes, held.len)};
+        check_entry(walk, &entry);
+        walk->held_done += sizeof held + held.len;
+    }
+    if (walk->held_done == walk->held.len) {
+        buf_clear(&walk->held, HELD_KEEP_BYTES);
+        walk->held_done = 0;
+    } else if (walk->held_done > walk->held.len / 2) {
+        buf_consume(&walk->held, walk->held_done);
+        walk->held_done = 0;
+    }
+}
+
+static void check_entry(struct walk *walk, const struct wal_entry *entry)
+{
     uint32_t partition = entry->head->record.partition;
     if (entry->head->record.entry_kind != ENTRY_TX || partition >= walk->out->partition_count)
         return;

@@ -64,7 +64,7 @@ _Static_assert(sizeof(struct segment_header) == 88, "fixed layout");
 /* One voter of a CONFIG. */
 struct config_voter {
     uint32_t node;
-    uint32_t generation;      /* whoever loses its disk is another voter: the same node, one higher */
+    uint32_t generation;      /* whoever loses its disk is another voter: one higher */
     uint64_t disk_id;         /* 0: made from settings, when nobody's was known */
 };
 _Static_assert(sizeof(struct config_voter) == 16, "fixed layout");
