@@ -13,6 +13,7 @@
 #define BOOT_LISTENER 7u
 #define BOOT_DIALER   8u
 #define WAIT_MS_MAX   10000u
+#define WAKER_MS      5u
 
 /* One end, and what it heard. Messages are a number and some bytes. */
 struct end {
@@ -127,7 +128,7 @@ static void setup(void)
     snprintf(path, sizeof path, "%s/link.ipc", folder);
     ck_assert_int_eq(uv_loop_init(&loop), 0);
     uv_timer_init(&loop, &waker);
-    uv_timer_start(&waker, on_timer, 5, 5);
+    uv_timer_start(&waker, on_timer, WAKER_MS, WAKER_MS);
     listener = dialer = (struct end){0};
 }
 
@@ -149,11 +150,18 @@ static void meet(uint64_t pause_bytes)
     TURN_UNTIL(listener.ups == 1 && dialer.ups == 1);
 }
 
-/* A peer made of bare system calls. */
-static int raw_connect(void)
+/* --- A peer made of bare system calls --- */
+
+static struct sockaddr_un raw_address(void)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     snprintf(address.sun_path, sizeof address.sun_path, "%s", path);
+    return address;
+}
+
+static int raw_connect(void)
+{
+    struct sockaddr_un address = raw_address();
     int fd = socket(AF_UNIX, SOCK_STREAM, 0);
     ck_assert_int_eq(connect(fd, (struct sockaddr *)&address, sizeof address), 0);
     return fd;
@@ -244,6 +252,27 @@ START_TEST(test_death_before_hello)
     open_end(&dialer, false, 0);
     TURN_UNTIL(listener.ups == 1 && dialer.ups == 1);
     buf_release(&hello);
+}
+END_TEST
+
+/* The same from the dialer's side: it dials until somebody answers. */
+START_TEST(test_dialer_tries_again)
+{
+    struct sockaddr_un address = raw_address();
+    int listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    ck_assert_int_eq(bind(listen_fd, (struct sockaddr *)&address, sizeof address), 0);
+    ck_assert_int_eq(listen(listen_fd, 1), 0);
+    open_end(&dialer, false, 0);
+    for (unsigned i = 0; i < 5; i++) {
+        int fd;
+        TURN_UNTIL((fd = accept(listen_fd, NULL, NULL)) >= 0);
+        close(fd);
+    }
+    close(listen_fd);
+    unlink(path);
+    open_end(&listener, true, 0);
+    TURN_UNTIL(listener.ups == 1 && dialer.ups == 1);
+    ck_assert_uint_eq(dialer.downs, 0);
 }
 END_TEST
 
@@ -349,7 +378,7 @@ START_TEST(test_pause)
     enum { REQUESTS = 500, ANSWER = 64 << 10, PAUSE = 1 << 20 };
     struct buf bytes = {0}, message = {0};
     pack_hello(&bytes, BOOT_DIALER);
-    for (uint64_t i = 0; i < REQUESTS; i++)
+    for (uint64_t i = 0; i < REQUESTS - 1; i++)
         msg_pack_stats_reply(&message, &(struct msg_stats_reply){.req_id = i});
     pack_frame(&bytes, BOOT_DIALER, buf_span(&message));
     open_end(&listener, true, PAUSE);
@@ -357,8 +386,15 @@ START_TEST(test_pause)
     int fd = raw_connect();
     raw_send(fd, buf_span(&bytes));
     TURN_UNTIL(listener.received > 0);
+    bytes.len = message.len = 0; /* the last one stands before the door */
+    msg_pack_stats_reply(&message, &(struct msg_stats_reply){.req_id = REQUESTS - 1});
+    pack_frame(&bytes, BOOT_DIALER, buf_span(&message));
+    raw_send(fd, buf_span(&bytes));
+    uint64_t start_ns = uv_hrtime();
     for (unsigned i = 0; i < 20; i++)
         turn();
+    /* The waker woke it, nothing else: it waits rather than spins. */
+    ck_assert_uint_gt(uv_hrtime() - start_ns, 10 * WAKER_MS * 1000000ull);
     uint64_t held = listener.received;
     ck_assert_uint_lt(held, (PAUSE + (1 << 20)) / ANSWER);
     static uint8_t answers[ANSWER];
@@ -444,6 +480,7 @@ int main(void)
     tcase_add_test(tests, test_large);
     tcase_add_test(tests, test_dialer_first);
     tcase_add_test(tests, test_death_before_hello);
+    tcase_add_test(tests, test_dialer_tries_again);
     tcase_add_test(tests, test_death_after_messages);
     tcase_add_test(tests, test_byte_by_byte);
     tcase_add_test(tests, test_other_incarnation);
