@@ -27,7 +27,7 @@ _Static_assert(SEGMENT_SIZE_MAX / POSITION_UNIT <= UINT32_MAX, "a position fits 
 #define TRANSACTION_BYTES_DEFAULT (32ull << 20)
 #define TRANSACTION_BYTES_MAX     (256ull << 20)
 
-/* One nng message: a largest transaction with its envelope, and room for field headers. */
+/* One frame of a link: a largest transaction with its envelope, and room for field headers. */
 #define LINK_MESSAGE_BYTES_MAX (TRANSACTION_BYTES_MAX + (1ull << 20))
 /* What a batch of appends gathers before it leaves, unless one transaction alone is larger. */
 #define APPEND_BATCH_BYTES (4ull << 20)

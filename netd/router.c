@@ -56,7 +56,7 @@ struct router {
     uint32_t route_count;
     uint32_t first_route; /* whose turn it is to send first */
     /* Frames of appends at work at a time: as many as there are processors. More would only be
-     * smaller, and each costs about as much as 20 appends. */
+     * smaller: more flushes for as many appends. */
     uint32_t working_max;
     bool room_made;
     struct router_stats stats;

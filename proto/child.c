@@ -40,7 +40,6 @@ void child_init(int argc, char **argv, const char *proc, struct child_args *ret_
 {
     uint64_t parent;
     parse_args(argc, argv, ret_args, &parent);
-    /* nng's sockets may leak into a child that is spawned while they are made (STYLE.md 3.2). */
     unsigned keep = (unsigned)ret_args->config_fd;
     if (keep > 3)
         close_range(3, keep - 1, 0);
@@ -103,8 +102,7 @@ void child_link_state(struct child *child, uint64_t link, bool up)
     msg_pack_link_state(link_outbox(child->link), &(struct msg_link_state){.link = link, .up = up});
 }
 
-/* That nng took the message doesn't mean that it left: the supervisor closes the link when it
- * has read bye. */
+/* The supervisor closes the link when it has read bye. */
 void child_bye(struct child *child)
 {
     if (child->bye)

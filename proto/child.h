@@ -35,7 +35,7 @@ struct child_callbacks {
     void (*on_stats)(void *ctx, struct buf *out);
 };
 
-/* First thing in main, before any thread or nng call: closes inherited descriptors but 0, 1, 2
+/* First thing in main, before any thread: closes inherited descriptors but 0, 1, 2
  * and the config's, dies with the parent, ignores SIGPIPE, SIGINT and SIGTERM (the supervisor
  * says stop over the link), parses argv, reads the configuration and sets up the log. Exits with
  * a message where something is wrong: nobody but the supervisor starts a child. */
@@ -48,7 +48,7 @@ enum err child_open(uv_loop_t *loop, const struct child_args *args, const struct
 bool child_is_up(const struct child *child);
 void child_ready(struct child *child, uint64_t recovery_us);
 void child_link_state(struct child *child, uint64_t link, bool up);
-/* Sends bye, waits until it left, then _exit(0): nng's close can hang (STYLE.md 4). */
+/* Sends bye, and _exit(0) when the supervisor has read it. */
 void child_bye(struct child *child);
 /* End of a turn. */
 void child_flush(struct child *child);

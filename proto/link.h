@@ -1,11 +1,10 @@
-/* A link between two actors: one nng pair1 socket over IPC in a libuv loop. With proto/child.h
- * and supervisor/ the only includers of nng.h.
+/* A link between two actors: one stream socket over a path, in a libuv loop.
  *
- * One side listens on a path that is fresh for each link, the other dials (STYLE.md 3 and 4:
- * why). All messages packed into the outbox in one turn of the loop leave as one nng message (a
- * frame), or as several where they are many. Frames from or for another incarnation are
- * dropped. nng's own buffers stay small; what it can't take stays in the outbox (bounded by the
- * callers' credit and by pause_bytes) and goes when SENDFD says so.
+ * One side listens on a path that is fresh for each link, the other dials until it is heard. All
+ * messages packed into the outbox in one turn of the loop leave as one frame, or as several where
+ * they are many. Frames from or for another incarnation are dropped. What the socket can't take
+ * stays in the outbox (bounded by the callers' credit and by pause_bytes) and follows as soon as
+ * it can.
  *
  * A link that was up and goes down is over: it is never up again; the supervisor introduces a
  * new one. */
@@ -33,10 +32,10 @@ struct link_callbacks {
 };
 
 struct link_config {
-    const char *path;           /* absolute, at most IPC_PATH_LEN_MAX bytes */
-    bool listen;                /* or dial */
+    const char *path; /* absolute, at most IPC_PATH_LEN_MAX bytes */
+    bool listen;      /* or dial */
     uint64_t own_boot, peer_boot;
-    uint64_t own_index;         /* goes out in link_hello */
+    uint64_t own_index; /* goes out in link_hello */
     /* While more bytes than this wait to go out, no further message comes in: answers that are
      * much larger than their requests then can't fill the memory. 0: messages always come in. Only
      * one side of a link may wait so, or both could wait for each other. */
@@ -50,12 +49,11 @@ enum err link_open(uv_loop_t *loop, const struct link_config *config,
                    const struct link_callbacks *callbacks, struct link **ret_link) MUST_CHECK;
 /* Where messages are packed; they leave at the next link_flush. */
 struct buf *link_outbox(struct link *link);
-/* Sends the outbox as one frame if nng takes it now, else as soon as it does. Call once at the
- * end of a turn. */
+/* Sends the outbox as one frame, what the socket can't take now as soon as it can. Call once at
+ * the end of a turn; no callback comes from within. */
 void link_flush(struct link *link);
-/* Nothing waits in the outbox. */
+/* All that was packed has left: the other side gets it even if this process ends now. */
 bool link_flushed(const struct link *link);
 bool link_is_up(const struct link *link);
-/* Closes and frees; no callback follows. nng_close and the handles' ends happen as the loop goes
- * on. */
+/* Closes and frees; no callback follows. The handles' ends happen as the loop goes on. */
 void link_close(struct link *link);

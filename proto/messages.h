@@ -1,6 +1,6 @@
 /* Messages between actors, expanded from messages.def.
  *
- * Wire form of one nng message (a frame): a msgpack array [PROTO_VERSION, from_boot, to_boot], then
+ * Wire form of a frame: a msgpack array [PROTO_VERSION, from_boot, to_boot], then
  * messages back to back until its end. Every unpack is bounds-checked and fuzzed; nothing is
  * allocated, and views point into the frame. msgpack-c packs; reading is a cursor of our own
  * (cursor.h), because msgpack-c's unpacker reserves memory by declared counts (STYLE.md 3.13) and

@@ -1,6 +1,4 @@
-/* The operator's socket: <run_dir>/control.sock, one JSON object per line in and out. A plain
- * stream socket rather than an nng one: nng's listener can go deaf when a client dies in the
- * middle of its dial (STYLE.md 3). */
+/* The operator's socket: <run_dir>/control.sock, one JSON object per line in and out. */
 #pragma once
 
 #include <jansson.h>

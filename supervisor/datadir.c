@@ -145,7 +145,7 @@ static enum err lock_dir(const char *dir, int *ret_fd, struct buf *error)
     return err;
 }
 
-/* A socket's path holds 107 bytes, and nng notices a longer one only by never connecting. */
+/* A socket's path holds 107 bytes. */
 static enum err check_run_dir(const struct config *config, struct buf *error)
 {
     int name = snprintf(NULL, 0, "/netd-b%u.%u.ipc", config->bucket.count - 1, UINT32_MAX);

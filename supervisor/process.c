@@ -99,7 +99,7 @@ static void make_env(unsigned pool_threads, char *env[ENV_MAX])
             env[count++] = format("%s=%s", kept[i], value);
     }
     env[count++] = format("UV_THREADPOOL_SIZE=%u", pool_threads);
-    /* nng brings 14 threads and more; an arena for each would cost memory for nothing. */
+    /* An arena for each thread would cost memory for nothing. */
     env[count++] = format("MALLOC_ARENA_MAX=2");
     ASSERT(count < ENV_MAX);
 }

@@ -23,7 +23,7 @@ LEFTOVER = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X|HA" + r"CK)\b")
 
 # Who may include what: header -> the places, as prefixes of paths.
 INCLUDERS = {
-    "nng/": ("proto/link.", "proto/child.", "supervisor/"),
+    "nng/": ("netd/",),
     "uv.h": ("proto/link.", "proto/child.", "supervisor/", "netd/", "bucketd/", "tests/"),
 }
 CORES = ("common/", "bucketd/core/")

@@ -1,6 +1,6 @@
 /* The seam between bucketd's core and the world (DESIGN.md 4). The core is a deterministic state
  * machine: it calls no clock, no socket, no file, no thread; it gets all of them through this
- * interface. bucketd/env_posix.c is the real one (files, libuv's pool, nng); tests/sim has a
+ * interface. bucketd/env_posix.c is the real one (files, libuv's pool, links); tests/sim has a
  * simulated one. */
 #pragma once
 
