@@ -8,7 +8,6 @@
 #include "common/assert.h"
 
 static void apply_event(struct model *model, struct tx *tx, uint32_t i, uint64_t sequence);
-static bool claim_true_at(const struct model *model, const struct claim *claim, uint64_t k);
 
 void model_init(struct model *model, struct trace *trace, uint32_t partition_count)
 {
@@ -306,10 +305,10 @@ void model_judge_claims(struct model *model)
         while (high > 0 && model->txs[log->slots[high - 1].tx]->first_arrival > claim->arrival)
             high = model->txs[log->slots[high - 1].tx]->first_seq;
         uint64_t k = high;
-        bool held = claim_true_at(model, claim, k);
+        bool held = model_claim_holds(model, claim, k);
         while (!held && k > 0 && model->txs[log->slots[k - 1].tx]->last_arrival >= claim->arrival) {
             k = model->txs[log->slots[k - 1].tx]->first_seq;
-            held = claim_true_at(model, claim, k);
+            held = model_claim_holds(model, claim, k);
         }
         if (!held)
             trace_fail(
@@ -328,9 +327,7 @@ static const char *version_text(char text[static 24], uint64_t version)
     return text;
 }
 
-/* Whether the refusal, to the letter, is what a bucket whose partition holds k events must answer.
- */
-static bool claim_true_at(const struct model *model, const struct claim *claim, uint64_t k)
+bool model_claim_holds(const struct model *model, const struct claim *claim, uint64_t k)
 {
     const struct tx *tx = model->txs[claim->tx];
     if (claim->err == ERR_EXISTS)

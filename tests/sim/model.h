@@ -122,6 +122,9 @@ uint64_t model_stream_known(const struct model *model, uint32_t stream);
 
 void model_claim(struct model *model, const struct tx *tx, enum err err, uint64_t arrival,
                  struct span text);
+/* Whether the refusal, to the letter, is what a bucket whose partition holds k events must answer.
+ */
+bool model_claim_holds(const struct model *model, const struct claim *claim, uint64_t k);
 /* Judges all claims by the log as it is known now: each must have been true at a point where it
  * can have been looked at. */
 void model_judge_claims(struct model *model);
