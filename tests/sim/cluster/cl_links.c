@@ -147,12 +147,25 @@ bool cluster_send(struct cluster *cluster, uint32_t client, uint32_t node, struc
     return true;
 }
 
+static void trace_frame(struct cluster *cluster, uint32_t client, uint32_t node, struct span frame)
+{
+    struct msg msg;
+    while (cluster->trace.print && frame.len > 0 && msg_unpack(&frame, &msg) == ERR_OK) {
+        struct buf text = {0};
+        msg_print(&text, &msg);
+        trace_line(&cluster->trace, "n%u -> c%u %.*s", node, client, (int)min_u64(text.len, 300),
+                   (const char *)text.ptr);
+        buf_release(&text);
+    }
+}
+
 void cl_links_on_reply(struct cluster *cluster, uint32_t node, uint32_t id, struct span frame)
 {
     for (uint32_t c = 0; c < cluster->swarm.clients; c++) {
         struct cl_link *link = link_at(cluster, c, node);
         if (link->state != LINK_UP || link->id != id)
             continue;
+        trace_frame(cluster, c, node, frame);
         oracle_on_reply(cluster->oracle, c, node, frame);
         push(link, &link->in, frame);
     }
