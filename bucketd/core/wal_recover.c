@@ -203,6 +203,7 @@ static enum err create_write(struct wal *wal, struct disk *disk)
         return err;
     wal_group_open(wal, group);
     wal_append_settings(wal);
+    wal_commit(wal, wal_last_idx(wal)); /* it is the same on all replicas */
     wal_group_mark(wal, group);
     wal_group_finish(group, wal->base);
     err = disk->ops->pwrite(disk, wal->files.log, group->at.offset, group->bytes.ptr,

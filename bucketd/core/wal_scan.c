@@ -203,8 +203,8 @@ static enum err pass_bad_place(struct wal_pass *pass, bool whole, const char *wh
         if (pass->torn_bytes > 0)
             problem(pass, WAL_TORN, *offset, what);
         *ret_end = true;
-        if (pass->blind)
-            end_adopt(pass, &behind);
+        if (pass->gap)
+            end_adopt(pass, &behind); /* no batch behind the gap has told what was lost in it */
         return ERR_OK;
     }
     problem(pass, WAL_ROT, *offset, what);

@@ -22,13 +22,13 @@ static uint64_t pick(uint64_t *state, uint64_t below)
 
 void run_tx_make(const struct run *run, uint64_t idx, struct run_tx *tx)
 {
-    uint64_t state = idx;
+    uint64_t version = idx + ((uint64_t)run->cuts[idx] << 32), state = version;
     uint32_t slots = run->config.partition_count / run->config.bucket_count;
     *tx = (struct run_tx){0};
     tx->partition = (uint32_t)pick(&state, slots) * run->config.bucket_count + run->config.bucket;
     tx->count = 1 + (uint32_t)(pick(&state, 4) == 0 ? pick(&state, RUN_EVENTS_MAX) : 0);
     store_u64(tx->partition_key.bytes, mix(tx->partition));
-    store_u64(tx->transaction_id.bytes, idx);
+    store_u64(tx->transaction_id.bytes, version);
     buf_reserve(&tx->bytes, RUN_EVENTS_MAX * (2 * run->data_max + 400));
     for (uint32_t i = 0; i < tx->count; i++) {
         struct wal_event *event = &tx->events[i];
@@ -105,19 +105,56 @@ static bool entry_matches(struct run *run, const struct wal_entry *entry)
     return ok;
 }
 
+/* The chain tells elsewhere whether it is the right one. */
+static void adopt(struct run *run, const struct wal_entry *entry)
+{
+    uint64_t idx = entry->head->idx, offset = sizeof *entry->head;
+    struct format_salt salt = {.cluster_id = run->config.cluster_id,
+                               .bucket = run->config.bucket,
+                               .segment = entry->segment};
+    struct buf scratch = {0};
+    struct event_view view;
+    run->is_tx[idx] = entry->head->record.entry_kind == ENTRY_TX;
+    run->cuts[idx] = (uint8_t)(load_u64(entry->head->transaction_id.bytes) >> 32);
+    run->first_seq[idx] = entry->head->first_seq;
+    run->segments[idx] = entry->segment;
+    for (uint32_t i = 0; i < entry->head->record.count; i++)
+        ck_assert_int_eq(
+            wal_entry_event(entry, &salt, &offset, &scratch, &view, &run->positions[idx][i]),
+            ERR_OK);
+    buf_release(&scratch);
+}
+
 static void run_on_entry(void *ctx, const struct wal_entry *entry)
 {
     struct run *run = ctx;
+    if (run->adopts)
+        adopt(run, entry);
     run->seen++;
-    if (entry->head->idx <= run->seen_last || !entry_matches(run, entry))
-        run->seen_wrong++;
-    run->seen_last = entry->head->idx;
+    uint64_t idx = entry->head->idx;
+    bool bad = idx <= run->seen_last || !entry_matches(run, entry);
+    run->seen_wrong += bad;
+    run->seen_bad[idx < RUN_ENTRIES_MAX ? idx : 0] = bad;
+    run->seen_last = idx;
+}
+
+/* What was delivered and is dead now need not match the model, which has gone on. */
+static void run_on_cut(void *ctx, uint64_t from_idx)
+{
+    struct run *run = ctx;
+    ck_assert(from_idx <= run->seen_last);
+    for (; run->seen_last >= from_idx; run->seen_last--) {
+        run->seen_wrong -= run->seen_bad[run->seen_last];
+        run->seen--;
+    }
 }
 
 static void run_on_durable(void *ctx, uint64_t last_idx, struct lsn at, struct span written)
 {
     struct run *run = ctx;
-    ck_assert_uint_ge(last_idx, run->acked);
+    if (run->config.replica_count <= 1)
+        ck_assert_uint_ge(last_idx, run->acked);
+    ck_assert_uint_le(last_idx, wal_last_idx(run->wal));
     ck_assert_uint_eq(wal_durable_idx(run->wal), last_idx);
     ck_assert(wal_flushing(run->wal));
     ck_assert_uint_eq(wal_durable_end(run->wal, at.segment), at.offset + written.len);
@@ -162,6 +199,7 @@ enum err run_open(struct run *run, struct wal_recovery *ret_recovery)
 {
     struct wal_callbacks callbacks = {.ctx = run,
                                       .on_entry = run_on_entry,
+                                      .on_cut = run_on_cut,
                                       .on_durable = run_on_durable,
                                       .on_roll = run_on_roll,
                                       .on_space = run_on_space};
@@ -175,8 +213,9 @@ static bool run_fits(struct run *run, uint64_t bound)
 {
     enum err err = wal_fits(run->wal, bound, ROOM_WAIT);
     for (int tries = 0; err == ERR_AGAIN && tries < 50; tries++) {
-        wal_flush(run->wal);
-        mem_disk_settle(run->mem);
+        run_flush(run);
+        if (run->commits)
+            wal_commit(run->wal, wal_durable_idx(run->wal));
         err = wal_fits(run->wal, bound, ROOM_WAIT);
     }
     ck_assert_int_ne(err, ERR_AGAIN);
@@ -192,6 +231,85 @@ bool run_term(struct run *run)
     run->is_tx[idx] = false;
     run->verified[idx] = 0;
     return true;
+}
+
+void run_cut(struct run *run, uint64_t from_idx)
+{
+    enum err err = wal_fits(run->wal, WAL_CUT_BOUND, ROOM_MUST);
+    for (int tries = 0; err == ERR_AGAIN && tries < 50; tries++) {
+        run_flush(run);
+        err = wal_fits(run->wal, WAL_CUT_BOUND, ROOM_MUST);
+    }
+    ck_assert_int_eq(err, ERR_OK);
+    for (uint64_t idx = from_idx; idx <= wal_last_idx(run->wal); idx++)
+        run->cuts[idx]++;
+    wal_append_cut(run->wal, from_idx, wal_term(run->wal));
+    run->acked = min_u64(run->acked, from_idx - 1);
+    ck_assert_uint_eq(wal_last_idx(run->wal), from_idx - 1);
+}
+
+void run_reconfigure(struct run *run, const struct wal_voters *voters)
+{
+    ck_assert(run_fits(run, WAL_CONFIG_BOUND));
+    uint64_t idx = wal_append_config(run->wal, voters);
+    run->is_tx[idx] = false;
+    run->verified[idx] = 0;
+    ck_assert_uint_eq(wal_config_idx(run->wal), idx);
+    ck_assert(run_voters_equal(wal_voters(run->wal), voters));
+}
+
+bool run_voters_equal(const struct wal_voters *a, const struct wal_voters *b)
+{
+    return a->count == b->count && memcmp(a->list, b->list, a->count * sizeof a->list[0]) == 0;
+}
+
+struct run_state run_get_state(const struct run *run)
+{
+    const struct wal *wal = run->wal;
+    struct run_state state = {0};
+    state.term = wal_term(wal);
+    state.voted_for = wal_voted_for(wal);
+    state.last_idx = wal_last_idx(wal);
+    state.last_term = wal_last_term(wal);
+    state.last_chain = wal_last_chain(wal);
+    state.config_idx = wal_config_idx(wal);
+    for (uint32_t slot = 0; slot < RUN_SLOTS; slot++) {
+        state.next_seq[slot] =
+            wal_next_seq(wal, slot * run->config.bucket_count + run->config.bucket);
+        state.events += state.next_seq[slot];
+    }
+    state.voters = *wal_voters(wal);
+    state.commit_idx = wal_commit_idx(wal);
+    return state;
+}
+
+void run_expect_state(const struct run *run, const struct run_state *wanted)
+{
+    struct run_state got = run_get_state(run);
+    ck_assert_uint_eq(got.term, wanted->term);
+    ck_assert_uint_eq(got.voted_for, wanted->voted_for);
+    ck_assert_uint_eq(got.last_idx, wanted->last_idx);
+    ck_assert_uint_eq(got.last_term, wanted->last_term);
+    ck_assert_uint_eq(got.last_chain, wanted->last_chain);
+    ck_assert_uint_eq(got.config_idx, wanted->config_idx);
+    ck_assert_uint_le(got.commit_idx, wanted->commit_idx);
+    ck_assert_int_eq(memcmp(got.next_seq, wanted->next_seq, sizeof got.next_seq), 0);
+    ck_assert(run_voters_equal(&got.voters, &wanted->voters));
+    /* What isn't committed is known entry by entry. */
+    ck_assert_ptr_null(wal_tail_entry(run->wal, got.commit_idx));
+    ck_assert_ptr_null(wal_tail_entry(run->wal, got.last_idx + 1));
+    for (uint64_t idx = got.commit_idx; idx <= got.last_idx; idx++) {
+        uint64_t term = 0, chain = 0;
+        ck_assert(wal_point(run->wal, idx, &term, &chain));
+        const struct tail_entry *entry = wal_tail_entry(run->wal, idx);
+        ck_assert(entry == NULL
+                      ? idx == got.commit_idx
+                      : entry->idx == idx && entry->term == term && entry->chain == chain &&
+                            (entry->kind == ENTRY_TX) == run->is_tx[idx] &&
+                            (!run->is_tx[idx] || entry->first_seq == run->first_seq[idx]));
+        if (idx == got.last_idx)
+            ck_assert(term == got.last_term && chain == got.last_chain);
+    }
 }
 
 bool run_append(struct run *run)
@@ -216,9 +334,18 @@ bool run_append(struct run *run)
     return ok;
 }
 
+void run_start_flush(struct run *run)
+{
+    uint64_t batch = wal_open_batch(run->wal);
+    ck_assert_uint_lt(batch, RUN_BATCHES_MAX);
+    if (wal_pending(run->wal) && !wal_flushing(run->wal))
+        run->states[batch] = run_get_state(run);
+    wal_flush(run->wal);
+}
+
 void run_flush(struct run *run)
 {
-    wal_flush(run->wal);
+    run_start_flush(run);
     mem_disk_settle(run->mem);
 }
 
@@ -246,7 +373,8 @@ static void check_problem(void *ctx, enum wal_problem kind, uint64_t offset, con
 
 uint64_t run_check(struct run *run)
 {
-    struct wal_scan scan = {.ctx = run, .on_entry = run_on_entry, .on_problem = check_problem};
+    struct wal_scan scan = {
+        .ctx = run, .on_entry = run_on_entry, .on_cut = run_on_cut, .on_problem = check_problem};
     struct format_salt salt = {.cluster_id = run->config.cluster_id, .bucket = run->config.bucket};
     struct wal_scan_result result = {0};
     uint64_t chain = 0, last_idx = 0, events = 0;
