@@ -38,7 +38,7 @@ static enum err segment_open(struct walk *walk, uint64_t segment);
 static void segment_close(struct walk *walk);
 static enum err map_extend(struct walk *walk);
 static enum err map_batch(struct walk *walk, const struct batch_mark *head);
-static void map_cut(struct walk *walk, uint64_t from_idx, uint64_t offset);
+static void map_cut(struct history_map *map, uint64_t from_idx, uint64_t offset);
 static enum err deliver(struct walk *walk);
 static enum err deliver_batch(struct walk *walk, uint64_t offset, struct span batch);
 static bool deliver_entry(struct walk *walk, struct span bytes);
@@ -73,15 +73,14 @@ void history_work(struct job *job, struct disk *disk)
     bool go_on = read->map.known && read->next_idx == read->from_idx;
     ASSERT(read->from_idx > 0 && read->from_idx <= read->to_idx);
     read->err = read_from(read, disk, go_on);
-    /* What was remembered of the segment may be of a file that has been replaced since. */
-    if (go_on && (read->err == ERR_CORRUPT || read->err == ERR_AGAIN))
+    /* What it went on from may have been cut since, or stood in a file that has been replaced: then
+     * nothing follows it, by the chain. */
+    if (go_on && read->err == ERR_CORRUPT)
         read->err = read_from(read, disk, false);
-    ASSERT(read->err != ERR_AGAIN);
 }
 
 _Static_assert(offsetof(struct history_read, job) == 0, "a job is its history_read");
 
-/* ERR_AGAIN: what it was to go on from is dead by now. */
 static enum err read_from(struct history_read *read, struct disk *disk, bool go_on)
 {
     struct walk walk = {.read = read, .disk = disk, .map = &read->map};
@@ -95,8 +94,6 @@ static enum err read_from(struct history_read *read, struct disk *disk, bool go_
         walk.chain = read->prev_chain = read->last_chain;
         read->prev_known = true;
         err = segment_open(&walk, read->map.segment);
-        if (err == ERR_OK && read->next_idx == 0)
-            err = ERR_AGAIN; /* a cut that was met only now */
     } else {
         read->prev_known = false;
         err = begin_search(&walk);
@@ -324,7 +321,8 @@ static enum err map_batch(struct walk *walk, const struct batch_mark *head)
         struct span rest = span_of(batch.ptr + at, end - at);
         good = record_good(walk, offset + at, rest, &record);
         if (good && record.kind == RECORD_CUT)
-            map_cut(walk, load_u64(rest.ptr + offsetof(struct cut_record, from_idx)), offset + at);
+            map_cut(walk->map, load_u64(rest.ptr + offsetof(struct cut_record, from_idx)),
+                    offset + at);
         if (!good || record.kind != RECORD_ENTRY)
             continue;
         uint64_t idx = load_u64(rest.ptr + offsetof(struct entry_head, idx));
@@ -338,18 +336,14 @@ static enum err map_batch(struct walk *walk, const struct batch_mark *head)
     return ERR_OK;
 }
 
-static void map_cut(struct walk *walk, uint64_t from_idx, uint64_t offset)
+static void map_cut(struct history_map *map, uint64_t from_idx, uint64_t offset)
 {
-    struct history_map *map = walk->map;
     if (map->cuts_len == map->cuts_cap) {
         map->cuts_cap = map->cuts_cap == 0 ? 8 : map->cuts_cap * 2;
         map->cuts = realloc(map->cuts, map->cuts_cap * sizeof *map->cuts);
         ASSERT(map->cuts != NULL);
     }
     map->cuts[map->cuts_len++] = (struct history_cut){.from_idx = from_idx, .offset = offset};
-    /* What was delivered before is dead: it can't be gone on from. */
-    if (from_idx < walk->read->next_idx)
-        walk->read->next_idx = 0;
 }
 
 static bool is_dead(const struct history_map *map, uint64_t idx, uint64_t offset)

@@ -5,8 +5,8 @@
  * entries it kills, so a segment's cuts are known before anything of it is delivered. Everything is
  * checked on the way, the chain of entries too: what is delivered follows from prev_chain.
  *
- * What lies above commit_idx may have been cut by a record that isn't durable yet, which a read
- * doesn't see: who reads so far compares wal_point(last_idx) with last_chain before it believes. */
+ * A cut that isn't durable yet isn't seen. A leader has none: its own vote stands behind them all.
+ * Who follows takes entries above its commit_idx for what they are: perhaps dead. */
 #pragma once
 
 #include "bucketd/core/env.h"

@@ -449,6 +449,36 @@ START_TEST(damage_hides_its_batch_and_nothing_else)
 }
 END_TEST
 
+START_TEST(where_a_cut_may_be_lost_nothing_dead_is_delivered)
+{
+    uint64_t doubted = 0;
+    for (uint64_t seed = 1; seed <= 6; seed++) {
+        struct log_model *log = log_new(12000, 90, 3);
+        uint64_t state = seed;
+        for (int i = 0; i < 120; i++)
+            random_step(log, &state);
+        flush(log);
+        for (uint64_t segment = 0; segment <= wal_segment(log->run->wal); segment++) {
+            char path[48];
+            struct batch batches[64];
+            wal_data_path(segment, false, path);
+            struct buf *file = mem_disk_bytes(log->run->mem, path);
+            for (size_t i = batches_of(log, path, batches); i-- > 0;) {
+                uint64_t place = batches[i].offset + sizeof(struct batch_mark) + 10;
+                file->ptr[place] ^= 1;
+                for (uint64_t from = 1; from <= log->last; from += 1 + pick(&state, 4)) {
+                    log->read.next_idx = 0;
+                    doubted += read_some(log, from, UINT64_MAX, 800) != ERR_OK && !batches[i].plain;
+                }
+                file->ptr[place] ^= 1;
+            }
+        }
+        log_free(log);
+    }
+    ck_assert_uint_gt(doubted, 10);
+}
+END_TEST
+
 START_TEST(a_segment_whose_front_is_damaged_is_missed_as_a_whole)
 {
     struct log_model *log = log_of_many_segments();
@@ -572,6 +602,7 @@ int main(void)
     tcase_add_test(tests, the_dead_are_passed_over);
     tcase_add_test(tests, going_on_behind_a_new_cut_is_a_search);
     tcase_add_test(tests, damage_hides_its_batch_and_nothing_else);
+    tcase_add_test(tests, where_a_cut_may_be_lost_nothing_dead_is_delivered);
     tcase_add_test(tests, a_segment_whose_front_is_damaged_is_missed_as_a_whole);
     tcase_add_test(tests, any_flipped_bit_leaves_only_right_entries);
     tcase_add_test(tests, a_file_cut_short_or_missing_is_damage);
