@@ -163,8 +163,9 @@ static enum err accept_one(struct bucket *bucket, const struct entry_head *head,
 static enum err append_one(struct bucket *bucket, const struct entry_head *head, struct span bytes)
 {
     struct wal *wal = bucket->wal;
-    /* What begins a term, or changes the voters, may be what commits all before it. */
-    bool must = head->term != wal_last_term(wal) || head->record.entry_kind != ENTRY_TX;
+    /* A full segment is left when its tail is committed. That needs nothing but acknowledgements
+     * where the tail ends in this term; otherwise what comes is needed for it. */
+    bool must = wal_last_term(wal) != wal_term(wal) || head->record.entry_kind != ENTRY_TX;
     if (bucket->segments.sealing > SEALING_MAX && !must)
         return ERR_AGAIN;
     enum err err = wal_fits(wal, bytes.len, must ? ROOM_MUST : ROOM_WAIT);

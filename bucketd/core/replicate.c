@@ -243,4 +243,5 @@ void replicate_advance_commit(struct bucket *bucket)
     commit_up_to(bucket, idx, (struct lsn){0}, (struct span){0});
     if (wal_commit_idx(wal) >= replica->begun_idx)
         reads_note_statement(bucket, wal_commit_idx(wal));
+    append_retry_waiting(bucket); /* a full segment may be left now */
 }
