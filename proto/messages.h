@@ -27,6 +27,16 @@ enum expect { EXPECT_ANY, EXPECT_EXISTS, EXPECT_EMPTY, EXPECT_VERSION };
 
 enum bucket_state { BUCKET_STARTING, BUCKET_UP, BUCKET_DOWN };
 
+/* What a relay or an item carries. */
+enum relay_kind {
+    RELAY_PEER = 1,  /* a bucket's process to the same bucket's on the other node */
+    RELAY_REQUEST,   /* a netd's messages to another node's bucket; its link is (node, boot) */
+    RELAY_REPLY,     /* and the bucket's messages to that netd */
+    RELAY_LINK_LOST, /* that netd is gone, or has another boot: forget its requests */
+};
+
+enum node_health { NODE_HEALTHY, NODE_DEGRADED /* a bucket is down or damaged */, NODE_STOPPING };
+
 /* C types of the field kinds. */
 typedef uint64_t field_u64;
 typedef bool field_bool;

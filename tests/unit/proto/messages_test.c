@@ -149,7 +149,7 @@ START_TEST(further_fields_are_skipped)
     msgpack_sbuffer_init(&sbuffer);
     msgpack_packer_init(&packer, &sbuffer, msgpack_sbuffer_write);
     msgpack_pack_array(&packer, 5);
-    msgpack_pack_uint64(&packer, TAG_sequence_req);
+    msgpack_pack_uint64(&packer, TAG_follow_req);
     msgpack_pack_uint64(&packer, 77);
     msgpack_pack_uint64(&packer, 5);
     pack_strange(&packer);
@@ -161,9 +161,9 @@ START_TEST(further_fields_are_skipped)
     struct span frame = copy;
     struct msg msg;
     ck_assert_int_eq(msg_unpack(&frame, &msg), ERR_OK);
-    ck_assert_int_eq(msg.tag, TAG_sequence_req);
-    ck_assert_uint_eq(msg.u.sequence_req.req_id, 77);
-    ck_assert_uint_eq(msg.u.sequence_req.partition, 5);
+    ck_assert_int_eq(msg.tag, TAG_follow_req);
+    ck_assert_uint_eq(msg.u.follow_req.req_id, 77);
+    ck_assert_uint_eq(msg.u.follow_req.partition, 5);
     ck_assert_int_eq(msg_unpack(&frame, &msg), ERR_OK);
     ck_assert_int_eq(msg.tag, TAG_bye);
     ck_assert_uint_eq(frame.len, 0);
