@@ -14,6 +14,17 @@
 
 struct config_memory;
 
+/* A name (or a literal address, without brackets) and a port. */
+struct config_peer {
+    char *host;
+    uint16_t port;
+};
+
+struct config_peers {
+    struct config_peer *list;
+    unsigned count;
+};
+
 struct config {
     /* config.c: where values came from, overrides not yet applied */
     struct config_memory *memory;
@@ -24,10 +35,17 @@ struct config {
     struct { bool strict_versioning; uint64_t max_event_bytes, max_transaction_bytes; } append;
     struct { uint32_t count; uint32_t *ids; unsigned ids_count; } bucket; /* ids_count 0: all */
     struct { uint64_t capacity_bytes, index_capacity_bytes; } cache;
+    struct {
+        char *name;
+        char *secret;                     /* given, or read from secret_file; may be empty */
+        char *secret_file;
+        bool balance_leaders;
+    } cluster;
     struct { uint64_t interval_ms, timeout_ms; } heartbeat;
     struct {
         bool cluster_enabled, mdns;
         char *client_address, *cluster_address;
+        struct config_peers peers;        /* by node.index */
         char *default_protocol;           /* auto, 2, 3 */
         char *password;                   /* empty: no AUTH needed */
         uint64_t max_clients;
@@ -46,6 +64,8 @@ struct config {
     struct {
         uint32_t factor;
         uint64_t buffer_size, buffer_timeout_ms, catchup_timeout_ms;
+        uint64_t tick_ms, election_timeout_ms, stale_after_ms;
+        uint64_t uncommitted_bytes;
     } replication;
     struct { uint64_t size_bytes; bool compression; } segment;
     struct { uint64_t interval_ms, max_batch_size, min_bytes; } sync;
@@ -70,13 +90,15 @@ enum err config_load_env(struct config *config, char *const envp[], struct buf *
  * error. */
 enum err config_set(struct config *config, const char *key, const char *value, const char *source,
                     struct buf *error) MUST_CHECK;
-/* Makes paths absolute and checks relations between keys (bucket.count a power of two, <=
- * partition.count, ...). */
+/* Makes paths absolute, reads cluster.secret_file and checks relations between keys (bucket.count a
+ * power of two, <= partition.count, ...). */
 enum err config_finish(struct config *config, struct buf *error) MUST_CHECK;
 
-/* The whole resolved configuration as YAML, as the supervisor hands it to its children; and
- * back. */
+/* The whole resolved configuration as YAML, as the supervisor hands it to its children, secrets
+ * included; and back. */
 void config_print(const struct config *config, struct buf *out);
+/* The same to be shown: (hidden) in place of secrets that are set. */
+void config_print_shown(const struct config *config, struct buf *out);
 enum err config_parse(struct config *config, struct span text, const char *source,
                       struct buf *error) MUST_CHECK;
 /* A table of all keys: name, type, default, bounds, meaning. */

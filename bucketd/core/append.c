@@ -128,7 +128,9 @@ static enum err append_now(struct bucket *bucket, uint32_t link, const struct ms
         return ERR_AGAIN;
     if (!is_valid(bucket, link, req))
         return ERR_OK;
-    if ((req->flags & (APPEND_RETRY | APPEND_GIVEN_ID)) != 0 && answer_duplicate(bucket, link, req))
+    /* With other replicas a first try may arrive late, behind its own retry. */
+    bool known = (req->flags & (APPEND_RETRY | APPEND_GIVEN_ID)) != 0 || !replica_is_alone(bucket);
+    if (known && answer_duplicate(bucket, link, req))
         return ERR_OK;
     if (!check_versions(bucket, link, req))
         return ERR_OK;

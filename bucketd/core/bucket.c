@@ -156,6 +156,7 @@ void bucket_on_message(struct bucket *bucket, uint32_t link, const struct msg *m
         replica_on_peer_down(bucket, &msg->u.peer_down);
         break;
     case TAG_unfollow_req:
+        reads_unfollow(bucket, link, msg->u.unfollow_req.partition);
         commit_unfollow(bucket, link, &msg->u.unfollow_req);
         break;
     default:
@@ -178,6 +179,7 @@ void bucket_on_peer_message(struct bucket *bucket, uint32_t node, const struct m
 
 void bucket_on_link_lost(struct bucket *bucket, uint32_t link)
 {
+    reads_link_lost(bucket, link);
     commit_link_lost(bucket, link);
 }
 

@@ -427,7 +427,7 @@ static bool deliver_entry(struct walk *walk, struct span bytes)
     uint64_t chain = 0;
     if (head->term < walk->term)
         return false;
-    if (walk->found && (history_chain(bytes, walk->chain, &read->scratch, &chain) != ERR_OK ||
+    if (walk->found && (wal_entry_chain(bytes, walk->chain, &read->scratch, &chain) != ERR_OK ||
                         chain != head->chain))
         return false;
     if (read->count > 0 && read->entries.len + bytes.len > read->bytes) {
@@ -442,34 +442,6 @@ static bool deliver_entry(struct walk *walk, struct span bytes)
     walk->found = true;
     walk->over = head->idx == read->to_idx || read->entries.len >= read->bytes;
     return true;
-}
-
-enum err history_chain(struct span entry, uint64_t chain, struct buf *scratch, uint64_t *ret_chain)
-{
-    const struct entry_head *head = (const void *)entry.ptr;
-    uint64_t at = sizeof *head;
-    ASSERT(entry.len >= at);
-    chain = wal_chain_entry(chain, head);
-    if (head->record.entry_kind == ENTRY_CONFIG) {
-        size_t covered = offsetof(struct config_body, voters);
-        if (entry.len < at + sizeof(struct config_body))
-            return ERR_CORRUPT;
-        chain = wal_chain_bytes(chain, entry.ptr + at + covered, entry.len - at - covered);
-        at = entry.len;
-    }
-    for (uint32_t i = 0; i < head->record.count; i++) {
-        struct wal_decoded event;
-        enum err err =
-            wal_decode_unsalted(head, at, span_of(entry.ptr + at, entry.len - at), scratch, &event);
-        if (err != ERR_OK || event.index != i)
-            return ERR_CORRUPT;
-        chain = wal_chain_bytes(chain, event.canonical.ptr, event.canonical.len);
-        at += event.len;
-    }
-    if (at != entry.len)
-        return ERR_CORRUPT;
-    *ret_chain = chain;
-    return ERR_OK;
 }
 
 /* --- marks, batches, records --- */

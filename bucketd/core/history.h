@@ -71,7 +71,3 @@ void history_init(struct history_read *read, const struct format_salt *salt);
 /* Not while its job runs. */
 void history_release(struct history_read *read);
 void history_work(struct job *job, struct disk *disk);
-/* The chain after an entry, whose record these bytes are, from the one before it. ERR_CORRUPT: its
- * lengths contradict one another. No CRC is looked at. */
-enum err history_chain(struct span entry, uint64_t chain, struct buf *scratch,
-                       uint64_t *ret_chain) MUST_CHECK;

@@ -26,6 +26,7 @@ static bool is_stale(const struct bucket *bucket, uint64_t now);
 static void hold(struct bucket *bucket, uint32_t link, const struct msg *msg, uint64_t deadline_ns,
                  uint64_t tick);
 static void fail(struct bucket *bucket, uint32_t link, uint64_t req_id, enum verdict verdict);
+static void forget(struct bucket *bucket, uint32_t link, uint64_t partition);
 
 /* --- how far this replica is --- */
 
@@ -197,6 +198,43 @@ uint64_t reads_turn(struct bucket *bucket, uint64_t now)
 void reads_fail_strong(struct bucket *bucket)
 {
     (void)reads_turn(bucket, bucket->env->ops->now_ns(bucket->env));
+}
+
+void reads_link_lost(struct bucket *bucket, uint32_t link)
+{
+    forget(bucket, link, UINT64_MAX);
+}
+
+void reads_unfollow(struct bucket *bucket, uint32_t link, uint64_t partition)
+{
+    forget(bucket, link, partition);
+}
+
+/* All that this link waits for, or only its wishes to follow one partition. */
+static void forget(struct bucket *bucket, uint32_t link, uint64_t partition)
+{
+    struct buf *held = &bucket->replica.held;
+    size_t kept = 0;
+    for (size_t at = 0; at < held->len;) {
+        struct held_read head;
+        memcpy(&head, held->ptr + at, sizeof head);
+        size_t len = sizeof head + head.len;
+        struct span frame = span_of(held->ptr + at + sizeof head, head.len);
+        struct msg msg;
+        enum err err = msg_unpack(&frame, &msg);
+        ASSERT(err == ERR_OK);
+        bool drop = head.link == link &&
+                    (partition == UINT64_MAX ||
+                     (msg.tag == TAG_follow_req && msg.u.follow_req.partition == partition));
+        if (drop) {
+            bucket->replica.held_count--;
+        } else {
+            memmove(held->ptr + kept, held->ptr + at, len);
+            kept += len;
+        }
+        at += len;
+    }
+    held->len = kept;
 }
 
 static void fail(struct bucket *bucket, uint32_t link, uint64_t req_id, enum verdict verdict)

@@ -260,6 +260,9 @@ bool reads_admit(struct bucket *bucket, uint32_t link, const struct msg *msg);
  * time. */
 uint64_t reads_turn(struct bucket *bucket, uint64_t now);
 void reads_fail_strong(struct bucket *bucket);
+/* A link is gone, or doesn't want to follow a partition any more. */
+void reads_link_lost(struct bucket *bucket, uint32_t link);
+void reads_unfollow(struct bucket *bucket, uint32_t link, uint64_t partition);
 void reads_release(struct bucket *bucket);
 /* Answers of now are flagged as stale. */
 bool reads_are_stale(const struct bucket *bucket);

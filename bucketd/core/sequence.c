@@ -1,7 +1,7 @@
 /* The order of appends across leader changes (REPLICATION.md 5.6): each sender numbers its
  * unanswered appends without holes; after an outcome that it doesn't know it begins a new epoch
- * and sends them again from the oldest on. So what came late of an older epoch, or overtook what
- * was lost, isn't taken. Known only while this replica leads. */
+ * and sends them again from the oldest on, numbered from 0. So what came late of an older epoch, or
+ * overtook what was lost, isn't taken. Known only while this replica leads. */
 #include "bucketd/core/bucket_internal.h"
 
 #include <stdlib.h>
@@ -23,10 +23,13 @@ static struct origin *find(const struct bucket *bucket, uint64_t id)
 
 enum err sequence_check(const struct bucket *bucket, const struct msg_append_req *req)
 {
-    const struct origin *origin = req->origin == 0 ? NULL : find(bucket, req->origin);
-    if (origin == NULL || req->epoch > origin->epoch)
+    if (req->origin == 0)
         return ERR_OK;
-    return req->epoch == origin->epoch && req->number == origin->next ? ERR_OK : ERR_ORDER;
+    const struct origin *origin = find(bucket, req->origin);
+    /* An epoch is taken from its beginning: what came before may have met no leader here. */
+    uint64_t next = origin != NULL && req->epoch == origin->epoch ? origin->next : 0;
+    bool old = origin != NULL && req->epoch < origin->epoch;
+    return !old && req->number == next ? ERR_OK : ERR_ORDER;
 }
 
 void sequence_take(struct bucket *bucket, const struct msg_append_req *req)

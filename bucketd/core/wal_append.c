@@ -13,12 +13,6 @@ _Static_assert(REPLICAS_MAX <= FORMAT_VOTERS_MAX, "all voters find room in a che
 static size_t encode_event(struct wal *wal, uint8_t *entry, size_t at, uint64_t where,
                            uint32_t index, const struct wal_event *event, uint64_t *chain);
 static size_t event_compress(struct wal *wal, uint8_t *data, size_t len);
-static enum err entry_check(struct wal *wal, struct span bytes, const struct entry_head *head,
-                            struct wal_voters *ret_voters);
-static enum err events_check(struct wal *wal, struct span bytes, const struct entry_head *head,
-                             uint64_t *chain);
-static void entry_sign(const struct wal *wal, const struct entry_head *head, uint8_t *place,
-                       uint64_t where);
 static uint8_t *entry_begin(struct wal *wal, struct entry_head *head, size_t bound);
 static void entry_end(struct wal *wal, const struct entry_head *head, uint8_t *place, size_t len);
 static void record_end(struct wal *wal, uint8_t *place, size_t head_len, size_t len);
@@ -127,7 +121,8 @@ uint64_t wal_append_config(struct wal *wal, const struct wal_voters *voters)
                                  (const uint8_t *)&config + covered, body_len - covered);
     memcpy(entry + sizeof head, &config, body_len);
     head.record.len = (uint32_t)(sizeof head + body_len);
-    entry_sign(wal, &head, entry, wal->open->at.offset + wal->open->bytes.len);
+    memcpy(entry, &head, sizeof head);
+    wal_entry_sign(wal->base, wal->open->at.offset + wal->open->bytes.len, entry);
     entry_end(wal, &head, entry, sizeof head + body_len);
     wal_undo_config(&wal->undo, head.idx, voters);
     return head.idx;
@@ -195,9 +190,14 @@ enum err wal_append_entry(struct wal *wal, struct span bytes, struct wal_entry *
     struct wal_voters voters;
     if (wal_peek_entry(bytes, &head) != ERR_OK || head.record.len != bytes.len)
         return ERR_CORRUPT;
-    enum err err = entry_check(wal, bytes, &head, &voters);
-    if (err != ERR_OK)
-        return err;
+    const struct wal_config *config = &wal->config;
+    struct wal_group_id group = {.cluster_id = config->cluster_id,
+                                 .bucket = config->bucket,
+                                 .bucket_count = config->bucket_count,
+                                 .partition_count = config->partition_count};
+    if (head.term > wal->tail.term ||
+        wal_entry_follows(&group, &wal->tail, bytes, &wal->compressed, &voters) != ERR_OK)
+        return ERR_CORRUPT;
     if (head.record.entry_kind == ENTRY_TX &&
         head.first_seq != wal_next_seq(wal, head.record.partition))
         return ERR_INVALID;
@@ -205,7 +205,7 @@ enum err wal_append_entry(struct wal *wal, struct span bytes, struct wal_entry *
     uint64_t where = open->at.offset + open->bytes.len;
     uint8_t *place = buf_reserve(&open->bytes, bytes.len);
     memcpy(place, bytes.ptr, bytes.len);
-    entry_sign(wal, &head, place, where);
+    wal_entry_sign(wal->base, where, place);
     entry_end(wal, &head, place, bytes.len);
     if (head.record.entry_kind == ENTRY_CONFIG)
         wal_undo_config(&wal->undo, head.idx, &voters);
@@ -214,74 +214,6 @@ enum err wal_append_entry(struct wal *wal, struct span bytes, struct wal_entry *
                                     .head = (const struct entry_head *)(const void *)place,
                                     .bytes = span_of(place, bytes.len)};
     return ERR_OK;
-}
-
-/* Whether it is whole, the next one, and chained to what is here. Its CRCs are of another place;
- * the chain covers everything that isn't structure. */
-static enum err entry_check(struct wal *wal, struct span bytes, const struct entry_head *head,
-                            struct wal_voters *ret_voters)
-{
-    const struct wal_config *config = &wal->config;
-    const struct wal_state *tail = &wal->tail;
-    if (head->idx != tail->last_idx + 1 || head->term < tail->last_term || head->term > tail->term)
-        return ERR_CORRUPT;
-    uint64_t chain = wal_chain_entry(tail->last_chain, head);
-    enum err err = ERR_OK;
-    if (head->record.entry_kind == ENTRY_TX) {
-        bool ours = head->record.partition < config->partition_count &&
-                    head->record.partition % config->bucket_count == config->bucket;
-        err = ours ? events_check(wal, bytes, head, &chain) : ERR_CORRUPT;
-    } else if (head->record.entry_kind == ENTRY_CONFIG) {
-        struct wal_group_id group = {.cluster_id = config->cluster_id,
-                                     .bucket = config->bucket,
-                                     .bucket_count = config->bucket_count,
-                                     .partition_count = config->partition_count};
-        size_t at = sizeof *head + offsetof(struct config_body, voters);
-        err = wal_config_parse(bytes, &group, ret_voters);
-        if (err == ERR_OK)
-            chain = wal_chain_bytes(chain, bytes.ptr + at, bytes.len - at);
-    }
-    return err == ERR_OK && chain != head->chain ? ERR_CORRUPT : err;
-}
-
-static enum err events_check(struct wal *wal, struct span bytes, const struct entry_head *head,
-                             uint64_t *chain)
-{
-    size_t at = sizeof *head;
-    for (uint32_t i = 0; i < head->record.count; i++) {
-        struct wal_decoded event;
-        struct span rest = span_of(bytes.ptr + at, bytes.len - at);
-        if (wal_decode_unsalted(head, at, rest, &wal->compressed, &event) != ERR_OK ||
-            event.index != i)
-            return ERR_CORRUPT;
-        *chain = wal_chain_bytes(*chain, event.canonical.ptr, event.canonical.len);
-        /* Neither the chain nor anything else covers the zeros behind it. */
-        for (size_t pad = at + event.data_len; pad < at + event.len; pad++) {
-            if (bytes.ptr[pad] != 0)
-                return ERR_CORRUPT;
-        }
-        at += event.len;
-    }
-    return at == bytes.len ? ERR_OK : ERR_CORRUPT;
-}
-
-/* The CRCs of an entry's events or config body, for where they stand now. */
-static void entry_sign(const struct wal *wal, const struct entry_head *head, uint8_t *place,
-                       uint64_t where)
-{
-    if (head->record.entry_kind == ENTRY_CONFIG) {
-        size_t at = sizeof *head, covered = offsetof(struct config_body, voters);
-        store_u32(place + at, wal_crc(wal->base, where + at, place + at + covered,
-                                      head->record.len - at - covered));
-    }
-    if (head->record.entry_kind != ENTRY_TX)
-        return;
-    size_t covered = offsetof(struct event_head, len);
-    for (size_t at = sizeof *head; at < head->record.len;) {
-        size_t len = load_u32(place + at + covered);
-        store_u32(place + at, wal_crc(wal->base, where + at, place + at + covered, len - covered));
-        at += len;
-    }
 }
 
 /* --- records --- */

@@ -177,6 +177,79 @@ bool wal_entry_head_plausible(const struct entry_head *head)
            head->first_seq <= WAL_NUMBER_MAX;
 }
 
+enum err wal_entry_follows(const struct wal_group_id *group, const struct wal_state *state,
+                           struct span bytes, struct buf *scratch, struct wal_voters *ret_voters)
+{
+    struct entry_head head;
+    if (bytes.len < sizeof head)
+        return ERR_CORRUPT;
+    memcpy(&head, bytes.ptr, sizeof head);
+    if (!wal_entry_head_plausible(&head) || head.record.len != bytes.len ||
+        head.idx != state->last_idx + 1 || head.term < state->last_term)
+        return ERR_CORRUPT;
+    uint32_t partition = head.record.partition;
+    if (head.record.entry_kind == ENTRY_TX &&
+        (partition >= group->partition_count || partition % group->bucket_count != group->bucket))
+        return ERR_CORRUPT;
+    if (head.record.entry_kind == ENTRY_CONFIG &&
+        wal_config_parse(bytes, group, ret_voters) != ERR_OK)
+        return ERR_CORRUPT;
+    uint64_t chain;
+    enum err err = wal_entry_chain(bytes, state->last_chain, scratch, &chain);
+    return err == ERR_OK && chain != head.chain ? ERR_CORRUPT : err;
+}
+
+enum err wal_entry_chain(struct span bytes, uint64_t chain, struct buf *scratch,
+                         uint64_t *ret_chain)
+{
+    struct entry_head head;
+    size_t at = sizeof head;
+    ASSERT(bytes.len >= at);
+    memcpy(&head, bytes.ptr, sizeof head);
+    chain = wal_chain_entry(chain, &head);
+    if (head.record.entry_kind == ENTRY_CONFIG) {
+        size_t covered = offsetof(struct config_body, voters);
+        if (bytes.len < at + sizeof(struct config_body))
+            return ERR_CORRUPT;
+        *ret_chain = wal_chain_bytes(chain, bytes.ptr + at + covered, bytes.len - at - covered);
+        return ERR_OK;
+    }
+    for (uint32_t i = 0; i < head.record.count; i++) {
+        struct wal_decoded event;
+        struct span rest = span_of(bytes.ptr + at, bytes.len - at);
+        if (wal_decode_unsalted(&head, at, rest, scratch, &event) != ERR_OK || event.index != i)
+            return ERR_CORRUPT;
+        chain = wal_chain_bytes(chain, event.canonical.ptr, event.canonical.len);
+        /* Neither the chain nor anything else covers the zeros behind it. */
+        for (size_t pad = at + event.data_len; pad < at + event.len; pad++) {
+            if (bytes.ptr[pad] != 0)
+                return ERR_CORRUPT;
+        }
+        at += event.len;
+    }
+    *ret_chain = chain;
+    return at == bytes.len ? ERR_OK : ERR_CORRUPT;
+}
+
+void wal_entry_sign(uint32_t base, uint64_t where, uint8_t *entry)
+{
+    struct entry_head head;
+    memcpy(&head, entry, sizeof head);
+    if (head.record.entry_kind == ENTRY_CONFIG) {
+        size_t at = sizeof head, covered = offsetof(struct config_body, voters);
+        store_u32(entry + at,
+                  wal_crc(base, where + at, entry + at + covered, head.record.len - at - covered));
+    }
+    size_t covered = offsetof(struct event_head, len);
+    for (size_t at = sizeof head; head.record.entry_kind == ENTRY_TX && at < head.record.len;) {
+        size_t len = load_u32(entry + at + covered);
+        store_u32(entry + at, wal_crc(base, where + at, entry + at + covered, len - covered));
+        at += len;
+    }
+    covered = offsetof(struct record_head, len);
+    store_u32(entry, wal_crc(base, where, entry + covered, sizeof head - covered));
+}
+
 enum err wal_config_parse(struct span entry, const struct wal_group_id *group,
                           struct wal_voters *ret_voters)
 {

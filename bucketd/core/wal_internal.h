@@ -88,6 +88,20 @@ struct wal_state {
     uint64_t *next_seq; /* by slot = partition / bucket_count */
 };
 
+/* --- entries as bytes, wherever they come from (wal_decode.c) --- */
+
+/* Whether this record is a whole entry, the next one after this state, and chained to it. CRCs
+ * aren't looked at (they are of another place), neither is first_seq. *ret_voters: of a CONFIG.
+ * ERR_CORRUPT. */
+enum err wal_entry_follows(const struct wal_group_id *group, const struct wal_state *state,
+                           struct span bytes, struct buf *scratch,
+                           struct wal_voters *ret_voters) MUST_CHECK;
+/* The chain after an entry from that before it. ERR_CORRUPT: its lengths contradict one another. */
+enum err wal_entry_chain(struct span bytes, uint64_t chain, struct buf *scratch,
+                         uint64_t *ret_chain) MUST_CHECK;
+/* Sets the CRCs of a whole entry, head included, for where it stands now. */
+void wal_entry_sign(uint32_t base, uint64_t where, uint8_t *entry);
+
 /* --- wal_undo.c: what a cut takes back --- */
 
 struct wal_config_at {

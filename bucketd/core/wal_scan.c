@@ -271,6 +271,8 @@ static const char *batch_apply(struct wal_pass *pass, uint64_t offset,
     uint32_t records = 0;
     if (pass->scan->on_batch != NULL)
         pass->scan->on_batch(pass->scan->ctx, head);
+    if (head->term > WAL_NUMBER_MAX || head->last_idx > WAL_NUMBER_MAX)
+        return "batch contradicts its records";
     if (pass->gap) {
         pass->state.term = head->term; /* a lost VOTE record may have been where the hole is */
         pass->state.voted_for = head->voted_for;
@@ -294,8 +296,8 @@ static const char *batch_end(struct wal_pass *pass, const struct batch_mark *hea
 {
     struct wal_state *state = &pass->state;
     bool same = head->last_idx == state->last_idx && head->last_term == state->last_term;
-    if (head->last_idx > WAL_NUMBER_MAX || head->last_term > state->term ||
-        head->last_idx < pass->undo.commit_idx || head->commit_hint > head->last_idx)
+    if (head->last_term > state->term || head->last_idx < pass->undo.commit_idx ||
+        head->commit_hint > head->last_idx)
         return "batch contradicts its records";
     if (!pass->blind && !same)
         return "batch contradicts its records";

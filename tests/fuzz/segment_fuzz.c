@@ -1,10 +1,11 @@
 /* A data.evts with any bytes: recovery and the scan of `verify` never read beyond it, never believe
  * a contradiction, and end.
  *
- * The input edits a whole segment (uncompressed, compressed and several-event transactions): first
- * byte = what is signed again afterwards (1 events, 2 record heads, 4 batches, 8 header and
- * checkpoint), then edits of {offset u24, length u8, bytes}. Signing lets contradictions through
- * that the CRCs would stop. */
+ * The input edits a whole segment (uncompressed, compressed and several-event transactions,
+ * configurations, cuts): first byte = what is signed again afterwards (1 events and configurations,
+ * 2 record heads, 4 batches, 8 header and checkpoint) and whether the log that recovers is one of
+ * several replicas (16) that has committed nothing more, then edits of {offset u24, length u8,
+ * bytes}. Signing lets contradictions through that the CRCs would stop. */
 #include <stdlib.h>
 
 #include "bucketd/core/wal_internal.h"
@@ -18,6 +19,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len);
 #define SIGN_RECORD 2
 #define SIGN_BATCH  4
 #define SIGN_FRONT  8
+#define REPLICATED  16
 
 /* Where the parts of the untouched segment lie. */
 struct piece {
@@ -37,7 +39,9 @@ static const struct wal_config config = {.cluster_id = {{5}},
                                          .bucket_count = 2,
                                          .partition_count = 6,
                                          .segment_bytes = 64 << 10,
-                                         .compression = true};
+                                         .compression = true,
+                                         .replicas = {0, 1, 2},
+                                         .replica_count = 3};
 
 static void note(struct image *image, int kind, size_t at, size_t len)
 {
@@ -59,6 +63,8 @@ static void note_record(void *ctx, uint64_t offset, const struct record_head *re
 static void note_entry(void *ctx, const struct wal_entry *entry)
 {
     size_t at = sizeof *entry->head;
+    if (entry->head->record.entry_kind == ENTRY_CONFIG)
+        note(ctx, SIGN_EVENT, entry->offset + at, entry->bytes.len - at);
     for (uint32_t i = 0; i < entry->head->record.count; i++) {
         size_t len = load_u32(entry->bytes.ptr + at + offsetof(struct event_head, len));
         note(ctx, SIGN_EVENT, entry->offset + at, len);
@@ -94,8 +100,17 @@ static void image_make(struct image *image)
     ASSERT(err == ERR_OK && wal_fits(wal, WAL_TERM_BOUND, ROOM_MUST) == ERR_OK);
     wal_append_vote(wal, 1, 1);
     wal_append_noop(wal);
+    struct wal_voters voters = {.count = 4, .list = {{0, 1, 1}, {1, 1, 2}, {2, 2, 3}, {3, 1, 4}}};
     for (uint32_t i = 0; i < 24; i++) {
         append(wal, i);
+        if (i % 8 == 6) {
+            voters.count--;
+            wal_append_config(wal, &voters);
+        }
+        if (i % 6 == 3) /* in one batch, and across several */
+            wal_append_cut(wal, wal_last_idx(wal) - i / 6, 1);
+        if (i == 12)
+            wal_commit(wal, 5);
         if (i % 5 == 4) {
             wal_flush(wal);
             mem_disk_settle(mem);
@@ -108,7 +123,7 @@ static void image_make(struct image *image)
         .ctx = image, .on_batch = note_batch, .on_record = note_record, .on_entry = note_entry};
     struct wal_scan_result result;
     err = wal_scan_segment(&mem->disk, 0, &salt, &scan, &result);
-    ASSERT(err == ERR_OK && result.problems == 0 && result.events > 30);
+    ASSERT(err == ERR_OK && result.problems == 0 && result.events > 20);
     buf_append(&image->bytes, mem_disk_bytes(mem, DATA)->ptr, result.data_end + 4096);
     wal_free(wal);
     mem_disk_free(mem);
@@ -197,22 +212,57 @@ static void put_file(struct mem_disk *mem, struct span bytes)
     disk->ops->close(disk, file);
 }
 
+/* Behind damage a log takes votes or nothing. */
+static void vote(struct mem_disk *mem, const struct wal_config *with, struct wal *wal)
+{
+    enum err err = wal_fits(wal, WAL_TERM_BOUND, ROOM_MUST);
+    for (int tries = 0; err == ERR_AGAIN && tries < 3; tries++) {
+        mem_disk_settle(mem);
+        err = wal_fits(wal, WAL_TERM_BOUND, ROOM_MUST);
+    }
+    if (err != ERR_OK)
+        return;
+    struct wal_callbacks callbacks = {0};
+    struct wal_recovery recovery;
+    uint64_t term = wal_term(wal) + 1, last_idx = wal_last_idx(wal), last = wal_last_term(wal);
+    wal_append_vote(wal, term, 1);
+    wal_flush(wal);
+    mem_disk_settle(mem);
+    struct wal *again = wal_new(with, &mem->env, &callbacks);
+    err = wal_open(again, &recovery);
+    ASSERT(err == ERR_OK && recovery.damaged && wal_term(again) == term);
+    ASSERT(wal_last_idx(again) == last_idx && wal_last_term(again) == last);
+    wal_free(again);
+}
+
 /* What recovery accepts it can go on with, and finds again. */
-static void recover(struct mem_disk *mem)
+static void recover(struct mem_disk *mem, bool replicated)
 {
     struct wal_callbacks callbacks = {0};
+    struct wal_config with = config;
     uint64_t last_idx = 0, chain = 0;
+    with.replica_count = replicated ? 3 : 1;
     for (int round = 0; round < 2; round++) {
         struct wal_recovery recovery;
-        struct wal *wal = wal_new(&config, &mem->env, &callbacks);
+        struct wal *wal = wal_new(&with, &mem->env, &callbacks);
         enum err err = wal_open(wal, &recovery);
         bool usable = err == ERR_OK && !recovery.damaged;
         if (round > 0)
             ASSERT(usable && wal_last_idx(wal) == last_idx && wal_last_chain(wal) == chain);
-        if (usable && wal_fits(wal, WAL_TERM_BOUND, ROOM_MUST) == ERR_OK && wal_term(wal) < UINT64_MAX) {
+        if (usable && wal_fits(wal, WAL_TERM_BOUND, ROOM_MUST) == ERR_OK) {
             wal_append_vote(wal, wal_term(wal) + 1, 1);
             wal_append_noop(wal);
             append(wal, 7);
+            wal_flush(wal);
+            mem_disk_settle(mem);
+        }
+        if (err == ERR_OK && recovery.damaged)
+            vote(mem, &with, wal);
+        if (usable && wal_last_idx(wal) > wal_commit_idx(wal) && round == 0) {
+            uint64_t from = wal_commit_idx(wal) + 1;
+            ASSERT(replicated && wal_tail_entry(wal, from) != NULL);
+            if (wal_fits(wal, WAL_CUT_BOUND, ROOM_MUST) == ERR_OK)
+                wal_append_cut(wal, from, wal_term(wal));
             wal_flush(wal);
             mem_disk_settle(mem);
         }
@@ -243,7 +293,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
     struct wal_scan_result result;
     enum err err = wal_scan_segment(&mem->disk, 0, &salt, &scan, &result);
     ASSERT(err == ERR_OK || err == ERR_CORRUPT);
-    recover(mem);
+    recover(mem, (bytes[0] & REPLICATED) != 0);
     mem_disk_free(mem);
     buf_release(&file);
     return 0;

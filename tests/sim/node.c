@@ -64,6 +64,9 @@ void node_init(struct node *node, struct sched *sched, struct trace *trace, stru
     node->faults = (struct node_faults){.threads = 4};
     node->log =
         (struct log){.level = LOG_DEBUG, .proc = "bucketd", .sink = log_line, .sink_ctx = node};
+    /* Nobody would read the lines: they cost more than what they tell of. */
+    if (!trace->print)
+        node->log.level = LOG_ERROR + 1;
     node->disk = sim_disk_new(trace, &(struct disk_hooks){.ctx = node, .before = before_disk_op});
     node->env =
         (struct env){.ops = &env_ops, .disk = sim_disk_interface(node->disk), .log = &node->log};

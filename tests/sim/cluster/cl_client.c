@@ -8,7 +8,7 @@
 #define RETRY_PAUSE_MAX (50 * MS)
 #define TRIES_MAX       4u
 
-static void on_tick(void *ctx, uint64_t unused);
+static void on_tick(void *ctx, uint64_t number);
 static void work(struct cl_client *client);
 static void give_up_slow(struct cl_client *client);
 static void send_retries(struct cl_client *client);
@@ -47,7 +47,7 @@ struct cl_client *cl_client_new(struct cluster *cluster, uint32_t index)
             *sub = (struct cl_subscription){.state = SUB_WAITS, .node = CL_NO_NODE};
     }
     client->channel.target = cluster->swarm.config.replicas[0];
-    sched_after(&cluster->sched, prng_range(&client->prng, 1, 100) * MS, on_tick, client, 0);
+    client_plan_tick(client, prng_range(&client->prng, 1, 100) * MS);
     return client;
 }
 
@@ -62,13 +62,17 @@ void cl_client_free(struct cl_client *client)
 
 /* --- turns --- */
 
-static void on_tick(void *ctx, uint64_t unused)
+void client_plan_tick(struct cl_client *client, uint64_t delay_ns)
+{
+    sched_after(&client->cluster->sched, delay_ns, on_tick, client, ++client->ticks);
+}
+
+static void on_tick(void *ctx, uint64_t number)
 {
     struct cl_client *client = ctx;
     struct cluster *cluster = client->cluster;
     const struct cl_workload *workload = client->workload;
-    (void)unused;
-    if (cluster->over || cluster->trace.failed)
+    if (cluster->over || cluster->trace.failed || number != client->ticks)
         return;
     uint64_t pause = prng_range(&client->prng, workload->think_ns / 2, workload->think_ns * 2);
     if (client->finish != FINISH_NOT)
@@ -86,7 +90,7 @@ static void on_tick(void *ctx, uint64_t unused)
     /* What waits for its time isn't left alone for long. */
     if (client->retry_count > 0 || client->channel.count > 0)
         pause = min_u64(pause, 100 * MS);
-    sched_after(&cluster->sched, pause + 1, on_tick, client, 0);
+    client_plan_tick(client, pause + 1);
 }
 
 static void work(struct cl_client *client)

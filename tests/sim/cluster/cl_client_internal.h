@@ -70,6 +70,7 @@ struct cl_client {
     const struct cl_workload *workload;
     uint32_t index;
     struct prng prng;
+    uint64_t ticks; /* number of the planned turn */
     bool up[CL_NODES_MAX];
     uint32_t last_up;                            /* the node whose link came up last */
     uint32_t next_count;                         /* of request ids */
@@ -89,6 +90,8 @@ struct cl_client {
 };
 
 /* --- cl_client.c --- */
+/* Its next turn, in place of the one that was planned. */
+void client_plan_tick(struct cl_client *client, uint64_t delay_ns);
 /* A link that is up, drawn from all; CL_NO_NODE. */
 uint32_t client_pick_node(struct cl_client *client);
 /* Sends it to that node, with a new id. False: no link, or too many under way. */

@@ -16,6 +16,7 @@ void cl_client_finish(struct cl_client *client)
     client->finish = FINISH_APPENDS;
     client->finish_node = 0;
     client->finish_reads = FINAL_READS;
+    client_plan_tick(client, MS);
 }
 
 /* The clients share the nodes. */

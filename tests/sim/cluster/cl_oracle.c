@@ -134,6 +134,7 @@ void oracle_on_end(struct oracle *oracle, uint32_t node, enum node_end how)
 
 void oracle_after_step(struct oracle *oracle, uint32_t node)
 {
+    oracle->nodes[node].turns++;
     if (!oracle_failed(oracle))
         oracle_log_step(oracle, node);
 }
@@ -175,7 +176,10 @@ void oracle_on_request(struct oracle *oracle, uint32_t client, uint32_t node, st
     struct msg msg;
     while (frame.len > 0 && msg_unpack(&frame, &msg) == ERR_OK && !oracle_failed(oracle)) {
         if (msg.tag == TAG_unfollow_req) {
-            link->follows[msg.u.unfollow_req.partition].state = OFOLLOW_NOT;
+            struct oracle_follow *follow = &link->follows[msg.u.unfollow_req.partition];
+            if (follow->state == OFOLLOW_ON)
+                follow->ended = oracle->nodes[node].turns + 1;
+            follow->state = OFOLLOW_NOT;
             continue;
         }
         struct oracle_op *op = new_op(oracle, client, node, &msg);
@@ -243,6 +247,7 @@ static struct oracle_op *new_op(struct oracle *oracle, uint32_t client, uint32_t
 #undef DEMAND
 #undef SCAN
     const struct replica_state *state = &oracle->nodes[node].state;
+    op->arrived_ns = oracle_now(oracle);
     op->low = oracle->partitions[op->partition].committed;
     op->last_idx = state->last_idx;
     op->term = state->role == ROLE_LEADER ? state->term : 0;

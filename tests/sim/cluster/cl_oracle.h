@@ -24,6 +24,7 @@ struct oracle_op {
     uint32_t partition, stream, event;
     uint64_t from, to, count, bytes, watermark, need, mode;
     bool reverse;
+    uint64_t arrived_ns;
     uint64_t low;      /* committed events of its partition when it came */
     uint64_t last_idx; /* of the node's log when it came */
     uint64_t term;     /* in which the node led when it came; 0: it didn't */
@@ -35,6 +36,7 @@ enum oracle_follow_state { OFOLLOW_NOT, OFOLLOW_ASKED, OFOLLOW_ON };
 struct oracle_follow {
     enum oracle_follow_state state;
     uint64_t next;
+    uint64_t ended; /* in this turn of the node: what it had packed before may leave with it */
 };
 
 /* A client's link to a node, as the node sees it. */
@@ -74,7 +76,7 @@ struct oracle_entry {
 
 struct oracle_node {
     bool runs;
-    uint64_t boots;
+    uint64_t boots, turns;
     struct replica_state state; /* after its last turn */
     uint64_t *marks;            /* watermarks by partition, of this boot */
     struct durable_log durable;
@@ -86,6 +88,7 @@ struct oracle_node {
     uint64_t acked_term, acked_idx; /* the last it acknowledged to that term's leader */
     uint64_t lead_since_ns;
     uint64_t wiped_at_idx; /* committed when it lost its disk, until it is level; 0: no */
+    uint64_t lost_idx;     /* that a disk held which is lost: it may have been acknowledged */
     uint32_t *votes;       /* by term: node + 1 */
     uint64_t votes_cap;
     uint64_t *covered;           /* by partition: read at the end, from its first event on */
@@ -100,7 +103,7 @@ struct oracle_partition {
     uint64_t committed;
     /* How it grew, for what was committed at an earlier time. */
     struct oracle_mark *marks;
-    uint64_t mark_count, mark_cap, mark_at;
+    uint64_t mark_count, mark_cap;
 };
 
 struct oracle {
@@ -175,5 +178,3 @@ void oracle_follow_answered(struct oracle *oracle, const struct oracle_op *op,
 void oracle_on_tail(struct oracle *oracle, uint32_t client, uint32_t node,
                     const struct msg_tail *tail);
 void oracle_read_at_rest(struct oracle *oracle);
-/* An answer that isn't flagged as stale is no older. */
-uint64_t cl_fresh_bound_ns(const struct cl_swarm *swarm);

@@ -91,6 +91,8 @@ void oracle_log_damage(struct oracle *oracle, uint32_t node, enum damage damage)
     self->was_damaged = true;
     if (damage == DAMAGE_WIPED) {
         self->was_wiped = true;
+        if (self->floor_known)
+            self->lost_idx = max_u64(self->lost_idx, self->floor_idx);
         durable_log_forget(&self->durable);
         self->floor_known = false;
         self->acked_term = UINT64_MAX;
@@ -303,7 +305,8 @@ static void check_quorum(struct oracle *oracle, uint64_t idx)
     for (uint32_t i = 0; i < config->replica_count; i++) {
         struct oracle_node *other = &oracle->nodes[config->replicas[i]];
         (void)durable_of(oracle, config->replicas[i]);
-        count += other->blind || durable_log_holds(&other->durable, idx, entry->chain);
+        count += other->blind || other->lost_idx >= idx ||
+                 durable_log_holds(&other->durable, idx, entry->chain);
         wiped += other->was_wiped;
     }
     /* A voter that lost its disk isn't one until it has a new one. */

@@ -137,33 +137,34 @@ static bool check_watermark(struct oracle *oracle, const struct oracle_op *op, u
     return !oracle_failed(oracle);
 }
 
-/* An answer that isn't flagged is no older than two election timeouts: a leader that nobody hears
- * any more steps down within one, and a replica that hears no leader waits within another. What
- * was under way or kept in a paused process comes on top. */
+/* An answer that isn't flagged is no older than two election timeouts before the request came: a
+ * leader that nobody hears any more steps down within one, and a replica that hears no leader
+ * doesn't answer for longer than another. */
 static void check_fresh(struct oracle *oracle, const struct oracle_op *op, uint64_t watermark)
 {
     const struct cl_swarm *swarm = &oracle->cluster->swarm;
-    struct oracle_partition *p = &oracle->partitions[op->partition];
-    uint64_t bound = cl_fresh_bound_ns(swarm), now = oracle_now(oracle);
-    if (is_alone(oracle) || now < bound)
-        return;
-    while (p->mark_at < p->mark_count && p->marks[p->mark_at].time_ns <= now - bound)
-        p->mark_at++;
-    uint64_t then = p->mark_at == 0 ? 0 : p->marks[p->mark_at - 1].count;
-    if (watermark < then)
-        oracle_fail(oracle, "fresh",
-                    "node %u answers with the watermark %lu of p%u and doesn't "
-                    "call it stale; %lu ms ago %lu events were committed",
-                    op->node, watermark, op->partition,
-                    (now - p->marks[p->mark_at - 1].time_ns) / MS, then);
-}
-
-uint64_t cl_fresh_bound_ns(const struct cl_swarm *swarm)
-{
+    const struct oracle_partition *p = &oracle->partitions[op->partition];
     uint64_t bound = 2 * swarm->config.election_timeout_ns;
-    bound += bound / 1000000 * swarm->drift_ppm_max + 2 * swarm->config.tick_ns;
-    return bound + 2 * (swarm->faults[CL_DELAY] ? swarm->long_delay_ns_max : swarm->delay_ns_max) +
-           2 * swarm->turn_ns_max;
+    bound += bound / 1000000 * 2 * swarm->drift_ppm_max + 2 * swarm->config.tick_ns;
+    uint64_t then = op->arrived_ns;
+    if (is_alone(oracle) || then < bound)
+        return;
+    then -= bound;
+    uint64_t low = 0, high = p->mark_count; /* marks[0..low) are not later than then */
+    while (low < high) {
+        uint64_t middle = (low + high) / 2;
+        if (p->marks[middle].time_ns <= then)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    if (low > 0 && watermark < p->marks[low - 1].count)
+        oracle_fail(oracle, "fresh",
+                    "node %u answers with the watermark %lu of p%u and doesn't call it stale; %lu "
+                    "events were committed %lu ms before it was asked (%lu ms ago)",
+                    op->node, watermark, op->partition, p->marks[low - 1].count,
+                    (op->arrived_ns - p->marks[low - 1].time_ns) / MS,
+                    (oracle_now(oracle) - p->marks[low - 1].time_ns) / MS);
 }
 
 /* --- slices --- */
@@ -300,11 +301,12 @@ void oracle_on_tail(struct oracle *oracle, uint32_t client, uint32_t node,
                                        ? &oracle->links[client][node].follows[tail->partition]
                                        : NULL;
     oracle->totals.tails++;
-    if (follow == NULL || follow->state != OFOLLOW_ON || tail->first != follow->next) {
+    bool on = follow != NULL &&
+              (follow->state == OFOLLOW_ON || follow->ended == oracle->nodes[node].turns);
+    if (!on || tail->first != follow->next) {
         oracle_fail(oracle, "followers", "node %u sends client %u the tail of p%lu from %lu, %s",
                     node, client, tail->partition, tail->first,
-                    follow == NULL || follow->state != OFOLLOW_ON ? "which it doesn't follow"
-                                                                  : "another one is next");
+                    on ? "another one is next" : "which it doesn't follow");
         return;
     }
     struct rec_stored_event event;

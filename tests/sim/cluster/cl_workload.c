@@ -51,6 +51,8 @@ void cl_workload_draw(struct cl_workload *workload, const struct cl_swarm *swarm
         .eager = prng_chance(prng, 500000),
         .patience_ns = 2 * config->election_timeout_ns + PICK(prng, 200, 1000, 5000) * MS,
     };
+    if (config->segment_bytes <= 8 << 10 && workload->tx_events_max > 8)
+        workload->tx_events_max = 14;
     /* Small events where many go into one transaction, so that most of them fit. */
     if (workload->tx_events_max > 8)
         workload->payload_max = (uint32_t)min_u64(workload->payload_max, 60);

@@ -124,7 +124,7 @@ static enum err read_some(struct log_model *log, uint64_t from_idx, uint64_t to_
         ck_assert_uint_eq(head->term, log->terms[idx]);
         ck_assert_uint_eq(head->chain, log->chains[idx]);
         struct span bytes_of = span_of(read->entries.ptr + at, head->record.len);
-        ck_assert_int_eq(history_chain(bytes_of, log->chains[idx - 1], &scratch, &chain), ERR_OK);
+        ck_assert_int_eq(wal_entry_chain(bytes_of, log->chains[idx - 1], &scratch, &chain), ERR_OK);
         ck_assert_uint_eq(chain, head->chain);
         buf_release(&scratch);
         at += head->record.len;
