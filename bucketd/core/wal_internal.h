@@ -342,6 +342,10 @@ uint64_t wal_data_start(uint32_t slots);
 uint64_t wal_step(const struct wal_config *config);
 /* Renders one copy of the checkpoint of the tail state, without CRC. */
 void wal_checkpoint_make(const struct wal *wal, struct buf *out);
+/* The same of any state, with the configuration in force there. */
+void wal_checkpoint_render(const struct wal_config *config, uint64_t disk_id,
+                           const struct wal_state *state, const struct wal_config_at *in_force,
+                           struct buf *out);
 /* The head moves to the beginning of a segment that is about to be opened; the tail is its
  * checkpoint's state. */
 void wal_segment_begin(struct wal *wal, uint64_t segment, struct wal_handles files,

@@ -277,34 +277,43 @@ struct segment_header wal_header_make(const struct wal_config *config, uint64_t 
 
 void wal_checkpoint_make(const struct wal *wal, struct buf *out)
 {
-    const struct wal_config_at *config = wal_undo_in_force(&wal->undo);
+    wal_checkpoint_render(&wal->config, wal->disk_id, &wal->tail, wal_undo_in_force(&wal->undo),
+                          out);
+}
+
+void wal_checkpoint_render(const struct wal_config *config, uint64_t disk_id,
+                           const struct wal_state *state, const struct wal_config_at *in_force,
+                           struct buf *out)
+{
+    uint32_t slots = wal_slot_count(config->bucket, config->bucket_count, config->partition_count);
+    const struct wal_voters *voters = &in_force->voters;
     struct checkpoint checkpoint = {
         .magic = CHECKPOINT_MAGIC,
-        .partitions = wal->slots,
-        .term = wal->tail.term,
-        .voted_for = wal->tail.voted_for,
-        .last_idx = wal->tail.last_idx,
-        .last_term = wal->tail.last_term,
-        .last_chain = wal->tail.last_chain,
-        .commit_hint = wal->tail.last_idx, /* with one replica: durable when this is written */
-        .batch_no = wal->tail.batch_no,
-        .events = wal->tail.events,
-        .config_idx = config->idx,
-        .disk_id = wal->disk_id,
-        .voters = config->voters.count,
+        .partitions = slots,
+        .term = state->term,
+        .voted_for = state->voted_for,
+        .last_idx = state->last_idx,
+        .last_term = state->last_term,
+        .last_chain = state->last_chain,
+        .commit_hint = state->last_idx, /* with one replica: durable when this is written */
+        .batch_no = state->batch_no,
+        .events = state->events,
+        .config_idx = in_force->idx,
+        .disk_id = disk_id,
+        .voters = voters->count,
     };
-    for (uint32_t i = 0; i < config->voters.count; i++)
-        checkpoint.voter[i] = (struct config_voter){.node = config->voters.list[i].node,
-                                                    .generation = config->voters.list[i].generation,
-                                                    .disk_id = config->voters.list[i].disk_id};
+    for (uint32_t i = 0; i < voters->count; i++)
+        checkpoint.voter[i] = (struct config_voter){.node = voters->list[i].node,
+                                                    .generation = voters->list[i].generation,
+                                                    .disk_id = voters->list[i].disk_id};
     buf_clear(out, SIZE_MAX);
     buf_append(out, &checkpoint, sizeof checkpoint);
-    for (uint32_t slot = 0; slot < wal->slots; slot++) {
-        struct partition_state state = {
-            .partition = slot * wal->config.bucket_count + wal->config.bucket,
-            .next_seq = wal->tail.next_seq[slot],
+    for (uint32_t slot = 0; slot < slots; slot++) {
+        struct partition_state partition = {
+            .partition = slot * config->bucket_count + config->bucket,
+            .next_seq = state->next_seq[slot],
         };
-        buf_append(out, &state, sizeof state);
+        buf_append(out, &partition, sizeof partition);
     }
 }
 
