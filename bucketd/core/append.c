@@ -10,6 +10,7 @@
 
 static bool is_taken(struct bucket *bucket, uint32_t link, const struct msg_append_req *req);
 static enum err append_now(struct bucket *bucket, uint32_t link, const struct msg_append_req *req);
+static void fail_order(struct bucket *bucket, uint32_t link, const struct msg_append_req *req);
 static void keep_waiting(struct bucket *bucket, uint32_t link, const struct msg *msg);
 static bool is_valid(struct bucket *bucket, uint32_t link, const struct msg_append_req *req);
 static const char *event_problem(const struct bucket *bucket, const struct msg_append_req *req,
@@ -72,8 +73,7 @@ static bool is_taken(struct bucket *bucket, uint32_t link, const struct msg_appe
         return false;
     }
     if (sequence_check(bucket, req) != ERR_OK) {
-        bucket_fail(bucket, link, req->req_id, ERR_ORDER,
-                    "append %lu of epoch %lu isn't the next one", req->number, req->epoch);
+        fail_order(bucket, link, req);
         return false;
     }
     if (bucket->replica.uncommitted_bytes > bucket->config.uncommitted_bytes_max) {
@@ -126,6 +126,10 @@ static enum err append_now(struct bucket *bucket, uint32_t link, const struct ms
         return ERR_AGAIN;
     if (!replica_is_alone(bucket) && bucket->replica.begun_idx == 0)
         return ERR_AGAIN;
+    if (sequence_is_broken(bucket, req)) {
+        fail_order(bucket, link, req);
+        return ERR_OK;
+    }
     if (!is_valid(bucket, link, req))
         return ERR_OK;
     /* With other replicas a first try may arrive late, behind its own retry. */
@@ -152,12 +156,20 @@ static enum err append_now(struct bucket *bucket, uint32_t link, const struct ms
     enum err err = wal_fits(bucket->wal, bound, ROOM_WAIT);
     if (err == ERR_AGAIN || (err == ERR_OK && !begun))
         return ERR_AGAIN;
-    if (err != ERR_OK)
-        bucket_fail(bucket, link, req->req_id, err,
-                    "disk full, nothing was stored: free space and try again");
-    else
+    if (err == ERR_OK) {
         encode(bucket, link, req);
+        return ERR_OK;
+    }
+    sequence_break(bucket, req);
+    bucket_fail(bucket, link, req->req_id, err,
+                "disk full, nothing was stored: free space and try again");
     return ERR_OK;
+}
+
+static void fail_order(struct bucket *bucket, uint32_t link, const struct msg_append_req *req)
+{
+    bucket_fail(bucket, link, req->req_id, ERR_ORDER, "append %lu of epoch %lu isn't the next one",
+                req->number, req->epoch);
 }
 
 static void keep_waiting(struct bucket *bucket, uint32_t link, const struct msg *msg)
@@ -298,6 +310,8 @@ static bool answer_duplicate(struct bucket *bucket, uint32_t link, const struct 
         if (err != ERR_OK) {
             /* A first try that nobody heard of may be what can't be read. */
             bool retry = (req->flags & APPEND_RETRY) != 0;
+            if (retry)
+                sequence_break(bucket, req);
             bucket_fail(bucket, link, req->req_id, retry ? ERR_IO : ERR_READ,
                         "%s: stored data is damaged",
                         retry ? "outcome unknown, a first try may be stored"

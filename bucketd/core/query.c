@@ -362,8 +362,8 @@ static enum err run_version(struct bucket *bucket, struct query *query)
     uint32_t position;
     enum err err;
     while (!present && (err = locate(bucket, query, &cursor, &position)) == ERR_OK) {
-        /* With nothing uncommitted in the bucket what the index has is readable. */
-        if (wal_last_idx(bucket->wal) != wal_commit_idx(bucket->wal)) {
+        /* With nothing in the partition behind the watermark what the index has is readable. */
+        if (wal_next_seq(bucket->wal, query->partition) > query->watermark) {
             struct event_view event;
             err = fetch_event(bucket, &query->fetcher, bucket->segments.list[cursor.i].number,
                               position, &event);

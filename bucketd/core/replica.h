@@ -89,6 +89,7 @@ struct held_read {
 /* Where a sender of appends is in its order (sequence.c). */
 struct origin {
     uint64_t id, epoch, next;
+    bool broken; /* one of this epoch wasn't done: nothing behind it may be */
 };
 
 struct replica {
@@ -272,4 +273,7 @@ bool reads_are_stale(const struct bucket *bucket);
 enum err sequence_check(const struct bucket *bucket, const struct msg_append_req *req) MUST_CHECK;
 /* It was taken. */
 void sequence_take(struct bucket *bucket, const struct msg_append_req *req);
+/* A taken one couldn't be done and will be sent again: those behind it must not overtake it. */
+void sequence_break(struct bucket *bucket, const struct msg_append_req *req);
+bool sequence_is_broken(const struct bucket *bucket, const struct msg_append_req *req);
 void sequence_forget(struct bucket *bucket);

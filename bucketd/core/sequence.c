@@ -29,7 +29,7 @@ enum err sequence_check(const struct bucket *bucket, const struct msg_append_req
     /* An epoch is taken from its beginning: what came before may have met no leader here. */
     uint64_t next = origin != NULL && req->epoch == origin->epoch ? origin->next : 0;
     bool old = origin != NULL && req->epoch < origin->epoch;
-    return !old && req->number == next ? ERR_OK : ERR_ORDER;
+    return !old && !sequence_is_broken(bucket, req) && req->number == next ? ERR_OK : ERR_ORDER;
 }
 
 void sequence_take(struct bucket *bucket, const struct msg_append_req *req)
@@ -49,6 +49,19 @@ void sequence_take(struct bucket *bucket, const struct msg_append_req *req)
         origin = &replica->origins[replica->origins_len++];
     }
     *origin = (struct origin){.id = req->origin, .epoch = req->epoch, .next = req->number + 1};
+}
+
+void sequence_break(struct bucket *bucket, const struct msg_append_req *req)
+{
+    struct origin *origin = req->origin == 0 ? NULL : find(bucket, req->origin);
+    if (origin != NULL && origin->epoch == req->epoch)
+        origin->broken = true;
+}
+
+bool sequence_is_broken(const struct bucket *bucket, const struct msg_append_req *req)
+{
+    const struct origin *origin = req->origin == 0 ? NULL : find(bucket, req->origin);
+    return origin != NULL && origin->epoch == req->epoch && origin->broken;
 }
 
 void sequence_forget(struct bucket *bucket)
