@@ -333,10 +333,16 @@ static void expect_vote(struct run *run, uint64_t term)
     ck_assert_int_eq(err, ERR_OK);
     ck_assert_int_eq(wal_fits(run->wal, WAL_TERM_BOUND, ROOM_WAIT), ERR_CORRUPT);
     ck_assert_int_eq(wal_fits(run->wal, WAL_TERM_BOUND + 8, ROOM_MUST), ERR_CORRUPT);
+    struct buf *file = mem_disk_bytes(run->mem, DATA_0), before = {0};
+    buf_append_span(&before, buf_span(file));
+    while (before.ptr[before.len - 1] == 0)
+        before.len--;
     uint64_t batch = wal_open_batch(run->wal);
     wal_append_vote(run->wal, term, 2);
     run_flush(run);
     ck_assert_uint_eq(wal_durable_batch(run->wal), batch);
+    ck_assert(memcmp(file->ptr, before.ptr, before.len) == 0); /* evidence stays */
+    buf_release(&before);
     run_move(run, mem_disk_crash(run->mem, 0));
     ck_assert_int_eq(run_open(run, &recovery), ERR_OK);
     ck_assert(recovery.damaged);
