@@ -115,6 +115,7 @@ struct query {
     uint64_t at, end;      /* next sequence or version wanted, last one wanted */
     uint64_t count, bytes; /* how much of either the chunk may still hold */
     uint64_t watermark;
+    bool stale; /* as was the watermark when it was taken */
     uint64_t found;
     struct buf records; /* packed stored_event */
     struct fetcher fetcher;

@@ -55,8 +55,6 @@ void follow_on_entries(struct bucket *bucket, uint32_t node, const struct msg_en
         entries = span_of(raw->ptr, m->raw_bytes);
     }
     accept_all(bucket, m, entries);
-    if (m->settled)
-        reads_note_statement(bucket, m->commit_idx);
     follow_commit(bucket, m->commit_idx);
     replica->ack_due |= m->count > 0 || m->probe;
 }

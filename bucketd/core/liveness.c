@@ -68,8 +68,13 @@ static void hear_leader(struct bucket *bucket, struct peer *peer, const struct m
         replica_become_follower(bucket, peer->node + 1);
     replica->leader_heard_ns = peer->heard_ns;
     election_reset_timer(bucket, false);
-    if (tick->settled)
-        reads_note_statement(bucket, tick->commit_idx);
+    /* However late it comes: it was made after the tick that it echoes was sent. */
+    bool dated = tick->echo_boot == bucket->config.boot &&
+                 tick->echo_number <= replica->tick_number &&
+                 replica->tick_number - tick->echo_number < TICKS_REMEMBERED;
+    if (tick->settled && dated)
+        reads_note_statement(bucket, tick->commit_idx,
+                             replica->tick_sent_ns[tick->echo_number % TICKS_REMEMBERED]);
     follow_commit(bucket, tick->commit_idx);
 }
 
@@ -101,11 +106,14 @@ static void send_tick(struct bucket *bucket, struct peer *peer, bool ask)
     /* Each tick has its number: a receiver takes the newest only. */
     uint64_t commit_idx = wal_commit_idx(bucket->wal);
     bool leads = replica_leads(replica);
+    replica->tick_number++;
+    replica->tick_sent_ns[replica->tick_number % TICKS_REMEMBERED] =
+        bucket->env->ops->now_ns(bucket->env);
     msg_pack_tick(
         out, &(struct msg_tick){
                  .boot = bucket->config.boot,
                  .age = bucket->config.age,
-                 .number = ++replica->tick_number,
+                 .number = replica->tick_number,
                  .echo_boot = peer->boot,
                  .echo_number = peer->tick_number,
                  .term = wal_term(bucket->wal),

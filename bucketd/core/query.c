@@ -91,6 +91,7 @@ void query_on_message(struct bucket *bucket, uint32_t link, const struct msg *ms
     if (PLANTED(&bucket->config, PLANT_WATERMARK_INCLUSIVE))
         committed = min_u64(committed + 1, wal_next_seq(bucket->wal, query->partition));
     query->watermark = min_u64(query->watermark, committed);
+    query->stale = reads_are_stale(bucket);
     query_step(bucket, query);
 }
 
@@ -386,7 +387,7 @@ static enum err run_version(struct bucket *bucket, struct query *query)
                                                               .present = present,
                                                               .value = present ? query->at : 0,
                                                               .watermark = query->watermark,
-                                                              .stale = reads_are_stale(bucket)});
+                                                              .stale = query->stale});
     return ERR_OK;
 }
 
@@ -532,6 +533,6 @@ static void answer_events(struct bucket *bucket, struct query *query, bool more)
                                                           .more = more,
                                                           .next = query->at,
                                                           .watermark = query->watermark,
-                                                          .stale = reads_are_stale(bucket),
+                                                          .stale = query->stale,
                                                           .events = buf_span(&query->records)});
 }

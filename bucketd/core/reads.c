@@ -30,12 +30,12 @@ static void forget(struct bucket *bucket, uint32_t link, uint64_t partition);
 
 /* --- how far this replica is --- */
 
-void reads_note_statement(struct bucket *bucket, uint64_t commit_idx)
+void reads_note_statement(struct bucket *bucket, uint64_t commit_idx, uint64_t at_ns)
 {
     struct replica *replica = &bucket->replica;
     if (replica->statement_ns == 0) {
         replica->statement_idx = commit_idx;
-        replica->statement_ns = bucket->env->ops->now_ns(bucket->env);
+        replica->statement_ns = at_ns;
     }
     reads_note_commit(bucket);
 }
@@ -45,7 +45,7 @@ void reads_note_commit(struct bucket *bucket)
     struct replica *replica = &bucket->replica;
     if (replica->statement_ns == 0 || wal_commit_idx(bucket->wal) < replica->statement_idx)
         return;
-    replica->level_ns = replica->statement_ns;
+    replica->level_ns = max_u64(replica->level_ns, replica->statement_ns);
     replica->statement_ns = 0;
 }
 

@@ -35,6 +35,9 @@ struct entries_flight {
     uint32_t bytes;
 };
 
+/* When so many of the last ticks were sent is remembered. */
+#define TICKS_REMEMBERED 256u
+
 /* Another replica. */
 struct peer {
     uint32_t node;
@@ -101,6 +104,7 @@ struct replica {
 
     /* Ticks. */
     uint64_t tick_number, next_tick_ns;
+    uint64_t tick_sent_ns[TICKS_REMEMBERED]; /* of the last ones, by number */
     uint64_t started_ns;
     bool ask; /* the next tick leaves at once and asks for echoes */
 
@@ -251,8 +255,8 @@ bool members_first_config(const struct bucket *bucket, struct wal_voters *ret_vo
 void members_turn(struct bucket *bucket);
 
 /* --- reads.c --- */
-/* A settled leader of this term has committed so far. */
-void reads_note_statement(struct bucket *bucket, uint64_t commit_idx);
+/* A settled leader of this term had committed so far at that time or later. */
+void reads_note_statement(struct bucket *bucket, uint64_t commit_idx, uint64_t at_ns);
 /* commit_idx has moved. */
 void reads_note_commit(struct bucket *bucket);
 /* True: answer now. Otherwise the request was kept or failed. */
