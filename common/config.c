@@ -14,8 +14,8 @@
 
 const struct config_key config_keys[] = {
 #define KEY(section, name, type, default_text, min, max, doc)                                      \
-    {#section, #name, CONFIG_##type, default_text, min, max, doc,                                  \
-     offsetof(struct config, section.name)},
+    {#section, #name, CONFIG_##type, default_text,                                                 \
+     min,      max,   doc,           offsetof(struct config, section.name)},
 #define TOP(name, type, default_text, min, max, doc)                                               \
     {"", #name, CONFIG_##type, default_text, min, max, doc, offsetof(struct config, name)},
 #include "common/config.def"
@@ -42,19 +42,10 @@ struct config_memory {
 
 static const struct config_key *find_env_key(const char *name, size_t len);
 static bool is_service_link(const char *name, size_t len);
+static void resolve_node_count(struct config *config);
 static enum err apply_overrides(struct config *config, struct buf *error);
 static void make_absolute(char **path);
-static enum err check_topology(const struct config *config, struct buf *error);
-static enum err check_ids(const struct config *config, const char *section, const uint32_t *ids,
-                          unsigned count, uint32_t bound, struct buf *error);
-static enum err refuse(const struct config *config, struct buf *error, const char *section,
-                       const char *name, const char *format, ...)
-    __attribute__((format(printf, 5, 6)));
-static enum err bound_by_segment(struct config *config, const char *name, uint64_t *bytes,
-                                 struct buf *error);
 static void print_expected(const struct config_key *key, struct buf *out);
-static enum config_origin origin_of(const struct config *config, const char *section,
-                                    const char *name);
 
 static void *field_of(struct config *config, const struct config_key *key)
 {
@@ -93,6 +84,14 @@ void config_release(struct config *config)
         case CONFIG_protocol:
         case CONFIG_level:
             free(*(char **)field);
+            break;
+        case CONFIG_secret:
+            if (*(char **)field != NULL)
+                explicit_bzero(*(char **)field, strlen(*(char **)field));
+            free(*(char **)field);
+            break;
+        case CONFIG_peers:
+            config_release_peers(field);
             break;
         case CONFIG_ids:
         case CONFIG_boolean:
@@ -163,21 +162,23 @@ enum err config_set(struct config *config, const char *key, const char *value, c
 
 enum err config_finish(struct config *config, struct buf *error)
 {
-    if (config->memory->node_entries > 0 &&
-        origin_of(config, "node", "count") == ORIGIN_DEFAULT)
-        config->node.count = config->memory->node_entries;
-    if (config->node.count > 1 && origin_of(config, "node", "index") == ORIGIN_DEFAULT) {
-        buf_printf(error, "node.index: needed where node.count is above 1 (it is %u): give "
-                          "--node-index or set it in the file\n", config->node.count);
+    resolve_node_count(config);
+    if (config->node.count > 1 && config_origin_of(config, "node", "index") == ORIGIN_DEFAULT) {
+        buf_printf(error,
+                   "node.index: needed where node.count is above 1 (it is %u): give "
+                   "--node-index or set it in the file\n",
+                   config->node.count);
         return ERR_CONFIG;
     }
     enum err err = apply_overrides(config, error);
     if (err != ERR_OK)
         return err;
+    /* An entry of nodes may have brought the peers. */
+    resolve_node_count(config);
     if (config->replication.factor == 0)
         config->replication.factor = (uint32_t)min_u64(3, config->node.count);
     if (config->dir[0] == '\0')
-        return refuse(config, error, "", "dir", "a path, got nothing");
+        return config_refuse(config, error, "", "dir", "a path, got nothing");
     make_absolute(&config->dir);
     if (config->run_dir[0] == '\0') {
         struct buf path = {0};
@@ -187,17 +188,18 @@ enum err config_finish(struct config *config, struct buf *error)
         config->run_dir = (char *)path.ptr;
     }
     make_absolute(&config->run_dir);
-    err = check_topology(config, error);
-    if (err == ERR_OK)
-        err = bound_by_segment(config, "max_event_bytes", &config->append.max_event_bytes, error);
-    if (err == ERR_OK)
-        err = bound_by_segment(config, "max_transaction_bytes",
-                               &config->append.max_transaction_bytes, error);
-    if (err == ERR_OK && config->append.max_event_bytes > config->append.max_transaction_bytes)
-        return refuse(config, error, "append", "max_transaction_bytes",
-                      "at least append.max_event_bytes (%lu), got %lu",
-                      config->append.max_event_bytes, config->append.max_transaction_bytes);
-    return err;
+    err = config_read_secret(config, error);
+    return err == ERR_OK ? config_check(config, error) : err;
+}
+
+static void resolve_node_count(struct config *config)
+{
+    if (config_origin_of(config, "node", "count") != ORIGIN_DEFAULT)
+        return;
+    if (config->network.peers.count > 0)
+        config->node.count = config->network.peers.count;
+    else if (config->memory->node_entries > 0)
+        config->node.count = config->memory->node_entries;
 }
 
 /* --- Keys and values --- */
@@ -216,12 +218,19 @@ void config_key_print(const struct config_key *key, struct buf *out)
     buf_printf(out, "%s%s%s", key->section, key->section[0] != '\0' ? "." : "", key->name);
 }
 
-static enum config_origin origin_of(const struct config *config, const char *section,
+enum config_origin config_origin_of(const struct config *config, const char *section,
                                     const char *name)
 {
     const struct config_key *key = config_key_find(section, name);
     ASSERT(key != NULL);
     return config->memory->origin[key - config_keys];
+}
+
+const char *config_where_of(const struct config *config, const char *section, const char *name)
+{
+    const struct config_key *key = config_key_find(section, name);
+    ASSERT(key != NULL);
+    return config->memory->where[key - config_keys];
 }
 
 static bool set_text(struct config *config, const struct config_key *key, const char *value)
@@ -286,10 +295,22 @@ static bool set_ids(struct config *config, const struct config_key *key, const c
     return true;
 }
 
+static bool set_peers(struct config *config, const struct config_key *key, const char *value,
+                      struct buf *got)
+{
+    struct config_peers peers;
+    if (!config_parse_peers(value, &peers, got))
+        return false;
+    config_release_peers(field_of(config, key));
+    *(struct config_peers *)field_of(config, key) = peers;
+    return true;
+}
+
 enum err config_assign(struct config *config, const struct config_key *key, const char *value,
                        enum config_origin origin, const char *where, struct buf *error)
 {
     bool done = false;
+    struct buf got = {0};
     switch (key->type) {
     case CONFIG_boolean:
         done = set_boolean(config, key, value);
@@ -301,18 +322,22 @@ enum err config_assign(struct config *config, const struct config_key *key, cons
         break;
     case CONFIG_text:
     case CONFIG_path:
+    case CONFIG_secret:
     case CONFIG_address:
     case CONFIG_protocol:
     case CONFIG_level:
         done = set_text(config, key, value);
+        break;
+    case CONFIG_peers:
+        done = set_peers(config, key, value, &got);
         break;
     case CONFIG_ids:
         done = set_ids(config, key, value);
         break;
     }
     if (!done) {
-        struct buf got = {0};
-        buf_printf(&got, "'%s'", value);
+        if (got.len == 0)
+            buf_printf(&got, key->type == CONFIG_secret ? "something else" : "'%s'", value);
         buf_append_zeros(&got, 1);
         enum err err = config_mismatch(key, (char *)got.ptr, where, error);
         buf_release(&got);
@@ -353,6 +378,7 @@ static void print_expected(const struct config_key *key, struct buf *out)
                    key->min, key->max);
         break;
     case CONFIG_text:
+    case CONFIG_secret:
         buf_printf(out, "UTF-8 text without control characters");
         break;
     case CONFIG_path:
@@ -360,6 +386,9 @@ static void print_expected(const struct config_key *key, struct buf *out)
         break;
     case CONFIG_address:
         buf_printf(out, "IP:PORT, as in 127.0.0.1:9090 or [::1]:9090");
+        break;
+    case CONFIG_peers:
+        buf_printf(out, "a list of different HOST:PORT, as in node0:9190,10.0.0.2:9190,[::1]:9190");
         break;
     case CONFIG_protocol:
         buf_printf(out, "auto, 2 or 3");
@@ -419,8 +448,8 @@ void config_override(struct config *config, unsigned node, const struct config_k
                      const char *value, const char *where)
 {
     struct config_memory *memory = config->memory;
-    memory->overrides = reallocarray(memory->overrides, memory->overrides_count + 1,
-                                     sizeof *memory->overrides);
+    memory->overrides =
+        reallocarray(memory->overrides, memory->overrides_count + 1, sizeof *memory->overrides);
     ASSERT(memory->overrides != NULL);
     memory->overrides[memory->overrides_count++] = (struct override){
         .node = node, .key = key, .value = copy_text(value), .where = copy_text(where)};
@@ -446,7 +475,7 @@ static enum err apply_overrides(struct config *config, struct buf *error)
     return ERR_OK;
 }
 
-/* --- Relations --- */
+/* --- Paths --- */
 
 static void make_absolute(char **path)
 {
@@ -460,87 +489,4 @@ static void make_absolute(char **path)
     free(cwd);
     free(*path);
     *path = (char *)absolute.ptr;
-}
-
-/* "FILE:LINE: key: expected ..." where the key was given; else without the place. */
-static enum err refuse(const struct config *config, struct buf *error, const char *section,
-                       const char *name, const char *format, ...)
-{
-    const struct config_key *key = config_key_find(section, name);
-    ASSERT(key != NULL);
-    const char *where = config->memory->where[key - config_keys];
-    if (where != NULL)
-        buf_printf(error, "%s: ", where);
-    config_key_print(key, error);
-    char text[256];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
-    va_end(args);
-    buf_printf(error, ": expected %s\n", text);
-    return ERR_CONFIG;
-}
-
-static enum err check_topology(const struct config *config, struct buf *error)
-{
-    uint32_t buckets = config->bucket.count;
-    uint32_t partitions = config->partition.count;
-    uint32_t nodes = config->node.count;
-    if ((buckets & (buckets - 1)) != 0)
-        return refuse(config, error, "bucket", "count", "a power of two, got %u", buckets);
-    if (partitions < buckets)
-        return refuse(config, error, "bucket", "count", "at most partition.count (%u), got %u",
-                      partitions, buckets);
-    if (partitions < nodes)
-        return refuse(config, error, "partition", "count", "at least node.count (%u), got %u",
-                      nodes, partitions);
-    if (config->heartbeat.timeout_ms <= config->heartbeat.interval_ms)
-        return refuse(config, error, "heartbeat", "timeout_ms",
-                      "more than heartbeat.interval_ms (%lu), got %lu",
-                      config->heartbeat.interval_ms, config->heartbeat.timeout_ms);
-    if (config->node.index >= nodes)
-        return refuse(config, error, "node", "index", "less than node.count (%u), got %u", nodes,
-                      config->node.index);
-    if (nodes > 1 && !config->network.cluster_enabled)
-        return refuse(config, error, "network", "cluster_enabled",
-                      "true where node.count is above 1 (it is %u), got false", nodes);
-    if (config->replication.factor > nodes)
-        return refuse(config, error, "replication", "factor", "at most node.count (%u), got %u",
-                      nodes, config->replication.factor);
-    if (config->partition.ids_count > 0 && config->partition.ids_count != partitions)
-        return refuse(config, error, "partition", "ids",
-                      "all of the %u partitions, each once, got %u", partitions,
-                      config->partition.ids_count);
-    enum err err = check_ids(config, "bucket", config->bucket.ids, config->bucket.ids_count,
-                             buckets, error);
-    if (err == ERR_OK)
-        err = check_ids(config, "partition", config->partition.ids, config->partition.ids_count,
-                        partitions, error);
-    return err;
-}
-
-static enum err check_ids(const struct config *config, const char *section, const uint32_t *ids,
-                          unsigned count, uint32_t bound, struct buf *error)
-{
-    for (unsigned i = 0; i < count; i++) {
-        if (ids[i] >= bound)
-            return refuse(config, error, section, "ids", "numbers less than %s.count (%u), got %u",
-                          section, bound, ids[i]);
-    }
-    return ERR_OK;
-}
-
-/* A transaction must fit a segment with room to spare: a default gives way, a chosen value is an
- * error. */
-static enum err bound_by_segment(struct config *config, const char *name, uint64_t *bytes,
-                                 struct buf *error)
-{
-    uint64_t bound = config->segment.size_bytes / 4;
-    if (*bytes <= bound)
-        return ERR_OK;
-    if (origin_of(config, "append", name) != ORIGIN_DEFAULT)
-        return refuse(config, error, "append", name,
-                      "at most a quarter of segment.size_bytes (%lu), got %lu", bound, *bytes);
-    *bytes = bound;
-    return ERR_OK;
 }

@@ -15,8 +15,7 @@
 #include "common/limits.h"
 
 #define FILE_BYTES_MAX (1u << 20)
-#define NODE_ENTRIES_MAX 1024u
-#define KEYS_MAX 64u
+#define KEYS_MAX       64u
 
 struct reader {
     yaml_parser_t parser;
@@ -24,7 +23,7 @@ struct reader {
     struct config *config;
     const char *source;
     struct buf *error;
-    int node; /* index in `nodes`, -1 outside */
+    int node;               /* index in `nodes`, -1 outside */
     bool seen[2][KEYS_MAX]; /* keys met already: in the file, in this entry of nodes */
 };
 
@@ -40,8 +39,10 @@ static enum err fail(struct reader *reader, const char *format, ...)
 static enum err unknown_key(struct reader *reader, const char *section, const char *name);
 static const char *event_kind(const yaml_event_t *event);
 static void print_quoted(const char *text, struct buf *out);
-static void print_value(const struct config *config, const struct config_key *key,
-                        struct buf *out);
+static void print_all(const struct config *config, bool shown, struct buf *out);
+static bool secret_is_set(const struct config *config, const struct config_key *key);
+static void print_value(const struct config *config, const struct config_key *key, struct buf *out);
+static void print_peers(const struct config_peers *peers, struct buf *out);
 static const char *type_name(enum config_type type);
 
 enum err config_load_file(struct config *config, const char *path, struct buf *error)
@@ -87,6 +88,16 @@ enum err config_parse(struct config *config, struct span text, const char *sourc
 
 void config_print(const struct config *config, struct buf *out)
 {
+    print_all(config, false, out);
+}
+
+void config_print_shown(const struct config *config, struct buf *out)
+{
+    print_all(config, true, out);
+}
+
+static void print_all(const struct config *config, bool shown, struct buf *out)
+{
     const char *section = "";
     for (unsigned i = 0; i < config_key_count; i++) {
         const struct config_key *key = &config_keys[i];
@@ -95,7 +106,10 @@ void config_print(const struct config *config, struct buf *out)
             buf_printf(out, "%s:\n", section);
         }
         buf_printf(out, "%s%s: ", section[0] != '\0' ? "  " : "", key->name);
-        print_value(config, key, out);
+        if (shown && key->type == CONFIG_secret && secret_is_set(config, key))
+            print_quoted("(hidden)", out);
+        else
+            print_value(config, key, out);
         buf_printf(out, "\n");
     }
 }
@@ -224,10 +238,9 @@ static enum err read_nodes(struct reader *reader)
         reader->node++;
         memset(reader->seen[1], 0, sizeof reader->seen[1]);
         if (reader->event.type != YAML_MAPPING_START_EVENT)
-            return fail(reader, "expected sections with keys, got %s",
-                        event_kind(&reader->event));
-        if (reader->node >= (int)NODE_ENTRIES_MAX)
-            return fail(reader, "nodes: expected at most %u entries", NODE_ENTRIES_MAX);
+            return fail(reader, "expected sections with keys, got %s", event_kind(&reader->event));
+        if (reader->node >= (int)NODE_COUNT_MAX)
+            return fail(reader, "nodes: expected at most %u entries", NODE_COUNT_MAX);
         err = read_sections(reader);
     }
     config_set_node_entries(reader->config, (unsigned)(reader->node + 1));
@@ -237,9 +250,9 @@ static enum err read_nodes(struct reader *reader)
 
 static bool wants_text(const struct config_key *key)
 {
-    return key->type == CONFIG_text || key->type == CONFIG_path || key->type == CONFIG_address ||
-           key->type == CONFIG_level || key->type == CONFIG_protocol || key->type == CONFIG_bytes ||
-           key->type == CONFIG_ids;
+    return key->type == CONFIG_text || key->type == CONFIG_path || key->type == CONFIG_secret ||
+           key->type == CONFIG_address || key->type == CONFIG_peers || key->type == CONFIG_level ||
+           key->type == CONFIG_protocol || key->type == CONFIG_bytes || key->type == CONFIG_ids;
 }
 
 static bool is_null(const yaml_event_t *event)
@@ -263,7 +276,8 @@ static enum err read_value(struct reader *reader, const struct config_key *key)
     bool *seen = &reader->seen[reader->node >= 0][key - config_keys];
     if (*seen) {
         got = "it a second time";
-    } else if (reader->event.type == YAML_SEQUENCE_START_EVENT && key->type == CONFIG_ids) {
+    } else if (reader->event.type == YAML_SEQUENCE_START_EVENT &&
+               (key->type == CONFIG_ids || key->type == CONFIG_peers)) {
         err = read_list(reader, key, &value);
     } else if (reader->event.type != YAML_SCALAR_EVENT) {
         got = event_kind(&reader->event);
@@ -292,27 +306,33 @@ static enum err read_value(struct reader *reader, const struct config_key *key)
             config_override(reader->config, (unsigned)reader->node, key, (char *)value.ptr,
                             (char *)where.ptr);
     } else if (err == ERR_OK) {
-        err = config_assign(reader->config, key, (char *)value.ptr, ORIGIN_FILE,
-                            (char *)where.ptr, reader->error);
+        err = config_assign(reader->config, key, (char *)value.ptr, ORIGIN_FILE, (char *)where.ptr,
+                            reader->error);
     }
     buf_release(&where);
     buf_release(&value);
     return err;
 }
 
-/* [0, 2, 5] as "0,2,5"; an empty list is no list of ids. */
+/* [0, 2, 5] as "0,2,5"; an empty list is no list of ids, but one of no peers. */
 static enum err read_list(struct reader *reader, const struct config_key *key, struct buf *text)
 {
     enum err err;
-    while ((err = next_event(reader)) == ERR_OK &&
-           reader->event.type != YAML_SEQUENCE_END_EVENT) {
+    while ((err = next_event(reader)) == ERR_OK && reader->event.type != YAML_SEQUENCE_END_EVENT) {
+        const char *wanted = key->type == CONFIG_peers ? "HOST:PORT entries" : "numbers";
         if (reader->event.type != YAML_SCALAR_EVENT)
-            return fail(reader, "%s.%s: expected numbers, got %s", key->section, key->name,
+            return fail(reader, "%s.%s: expected %s, got %s", key->section, key->name, wanted,
                         event_kind(&reader->event));
         const char *item = (const char *)reader->event.data.scalar.value;
         uint64_t id;
-        if (strlen(item) != reader->event.data.scalar.length || !config_parse_u64(item, &id))
-            return fail(reader, "%s.%s: expected numbers, got '%s'", key->section, key->name, item);
+        bool valid = strlen(item) == reader->event.data.scalar.length;
+        if (key->type == CONFIG_peers)
+            valid = valid && *item != '\0' && strchr(item, ',') == NULL;
+        else
+            valid = valid && config_parse_u64(item, &id);
+        if (!valid)
+            return fail(reader, "%s.%s: expected %s, got '%s'", key->section, key->name, wanted,
+                        item);
         buf_printf(text, "%s%s", text->len > 0 ? "," : "", item);
     }
     return err;
@@ -395,8 +415,12 @@ static const char *event_kind(const yaml_event_t *event)
 
 /* --- Printing --- */
 
-static void print_value(const struct config *config, const struct config_key *key,
-                        struct buf *out)
+static bool secret_is_set(const struct config *config, const struct config_key *key)
+{
+    return (*(char *const *)((const char *)config + key->offset))[0] != '\0';
+}
+
+static void print_value(const struct config *config, const struct config_key *key, struct buf *out)
 {
     const void *field = (const char *)config + key->offset;
     switch (key->type) {
@@ -412,10 +436,14 @@ static void print_value(const struct config *config, const struct config_key *ke
         return;
     case CONFIG_text:
     case CONFIG_path:
+    case CONFIG_secret:
     case CONFIG_address:
     case CONFIG_protocol:
     case CONFIG_level:
         print_quoted(*(char *const *)field, out);
+        return;
+    case CONFIG_peers:
+        print_peers(field, out);
         return;
     case CONFIG_ids:
         break;
@@ -429,6 +457,17 @@ static void print_value(const struct config *config, const struct config_key *ke
         buf_printf(out, "%s%u%s", i == 0 ? "[" : ", ", ids[i], i + 1 == count ? "]" : "");
 }
 
+static void print_peers(const struct config_peers *peers, struct buf *out)
+{
+    buf_printf(out, "[");
+    for (unsigned i = 0; i < peers->count; i++) {
+        buf_printf(out, i > 0 ? ", \"" : "\"");
+        config_print_peer(&peers->list[i], out);
+        buf_printf(out, "\"");
+    }
+    buf_printf(out, "]");
+}
+
 static void print_quoted(const char *text, struct buf *out)
 {
     buf_printf(out, "\"");
@@ -440,10 +479,10 @@ static void print_quoted(const char *text, struct buf *out)
 static const char *type_name(enum config_type type)
 {
     static const char *const names[] = {
-        [CONFIG_boolean] = "boolean", [CONFIG_number] = "number",     [CONFIG_count] = "number",
-        [CONFIG_bytes] = "bytes",     [CONFIG_text] = "text",         [CONFIG_path] = "path",
-        [CONFIG_address] = "IP:PORT", [CONFIG_protocol] = "protocol", [CONFIG_level] = "level",
-        [CONFIG_ids] = "ids",
+        [CONFIG_boolean] = "boolean",   [CONFIG_number] = "number",   [CONFIG_count] = "number",
+        [CONFIG_bytes] = "bytes",       [CONFIG_text] = "text",       [CONFIG_path] = "path",
+        [CONFIG_secret] = "secret",     [CONFIG_address] = "IP:PORT", [CONFIG_peers] = "peers",
+        [CONFIG_protocol] = "protocol", [CONFIG_level] = "level",     [CONFIG_ids] = "ids",
     };
     return names[type];
 }

@@ -10,6 +10,7 @@
 /* --- Topology: ids are u16 on the wire ------------------------------------------------------- */
 #define PARTITION_COUNT_MAX 65535u
 #define BUCKET_COUNT_MAX    1024u
+#define NODE_COUNT_MAX      1024u
 /* Replicas of a bucket: more would cost more than they protect. */
 #define REPLICAS_MAX 7u
 

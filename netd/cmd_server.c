@@ -207,7 +207,7 @@ static unsigned collect_settings(const struct config *config, struct args *args,
             resp_bulk_str(out, fixed[i][1]);
             count++;
         }
-    config_print(config, &text);
+    config_print_shown(config, &text);
     buf_append(&text, "", 1);
     char *rest = NULL;
     for (char *line = strtok_r((char *)text.ptr, "\n", &rest); line != NULL;
@@ -231,7 +231,7 @@ static unsigned collect_settings(const struct config *config, struct args *args,
             value++;
         }
         resp_bulk_str(out, name);
-        resp_bulk_str(out, strcmp(name, "network.password") == 0 ? "(hidden)" : value);
+        resp_bulk_str(out, value);
         count++;
     }
     buf_release(&text);

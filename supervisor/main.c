@@ -75,11 +75,7 @@ static int check_config(const struct options *options)
         config_release(&config);
         return EXIT_FAILURE;
     }
-    if (config.network.password[0] != '\0') {
-        free(config.network.password);
-        config.network.password = strdup("(set)");
-    }
-    config_print(&config, &text);
+    config_print_shown(&config, &text);
     printf("# The configuration is valid. In full:\n%.*s", (int)text.len, (char *)text.ptr);
     buf_release(&text);
     config_release(&config);

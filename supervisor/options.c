@@ -18,6 +18,9 @@ static const struct {
     {"cluster-address", 0, "network.cluster_address"},
     {"node-count", 'n', "node.count"},
     {"node-index", 'i', "node.index"},
+    {"peers", 0, "network.peers"},
+    {"cluster-name", 0, "cluster.name"},
+    {"cluster-secret-file", 0, "cluster.secret_file"}, /* the secret itself would be seen in ps */
     {"mdns", 0, "network.mdns"},
     {"log", 'l', "log_level"},
 };

@@ -64,8 +64,9 @@ def errors():
     merged = {}
     for _, row in rows(read("common", "err.def"), "ERR"):
         name, code, kind, text = row
-        if name not in INTERNAL:
-            merged.setdefault((code, kind), []).append(text)
+        texts = merged.setdefault((code, kind), []) if name not in INTERNAL else [text]
+        if text not in texts:
+            texts.append(text)
     for (code, kind), texts in merged.items():
         out.append(f"| `-{code}` | {'; '.join(texts)} | {EFFECT[kind][0]} | {EFFECT[kind][1]} |")
     return out

@@ -3,9 +3,10 @@
 #include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
-#include "common/config.h"
+#include "common/config_keys.h"
 #include "common/limits.h"
 
 static struct config config;
@@ -66,6 +67,14 @@ START_TEST(defaults_are_those_of_the_documentation)
     ck_assert_uint_eq(config.heartbeat.timeout_ms, 6000);
     ck_assert_uint_eq(config.sync.interval_ms, 5);
     ck_assert_uint_eq(config.replication.catchup_timeout_ms, 2000);
+    ck_assert_uint_eq(config.replication.tick_ms, 100);
+    ck_assert_uint_eq(config.replication.election_timeout_ms, 1000);
+    ck_assert_uint_eq(config.replication.stale_after_ms, 10000);
+    ck_assert_uint_eq(config.replication.uncommitted_bytes, 64 << 20);
+    ck_assert_str_eq(config.cluster.name, "sierradb");
+    ck_assert_str_eq(config.cluster.secret, "");
+    ck_assert(config.cluster.balance_leaders);
+    ck_assert_uint_eq(config.network.peers.count, 0);
     ck_assert_int_eq(config.dir[0], '/');
     char run[4096];
     snprintf(run, sizeof run, "%s/run", config.dir);
@@ -127,6 +136,10 @@ START_TEST(byte_sizes_take_suffixes)
 }
 END_TEST
 
+#define PEERS_EXPECTED                                                                             \
+    "f.yaml:1: network.peers: expected a list of different HOST:PORT, as in "                      \
+    "node0:9190,10.0.0.2:9190,[::1]:9190, got "
+
 static const struct {
     const char *text, *error;
 } parse_errors[] = {
@@ -162,6 +175,17 @@ static const struct {
      "'1.2.3.4:70000'\n"},
     {"network:\n  default_protocol: 4\n",
      "f.yaml:2: network.default_protocol: expected auto, 2 or 3, got '4'\n"},
+    {"replication: {factor: 8}\n",
+     "f.yaml:1: replication.factor: expected a number from 0 to 7, got '8'\n"},
+    {"network: {peers: [a:1, {b: 1}]}\n",
+     "f.yaml:1: network.peers: expected HOST:PORT entries, got a section\n"},
+    {"network: {peers: [a:1, 'b:2,c:3']}\n",
+     "f.yaml:1: network.peers: expected HOST:PORT entries, got 'b:2,c:3'\n"},
+    {"network: {peers: [a:1, b]}\n", PEERS_EXPECTED "entry 1, 'b': no port\n"},
+    {"network: {peers: 'a:1,b:1,A:1'}\n", PEERS_EXPECTED "entry 2, 'A:1': it is there already\n"},
+    {"cluster:\n  secret: \"very\\nsecret\"\n",
+     "f.yaml:2: cluster.secret: expected UTF-8 text without control characters, got something "
+     "else\n"},
     {"log_level: loud\n", "f.yaml:1: log_level: expected debug, info, warn or error, got 'loud'\n"},
     {"dir: ~\n",
      "f.yaml:1: dir: expected a path in UTF-8 without control characters, got nothing\n"},
@@ -187,8 +211,8 @@ static const struct {
      "f.yaml:4: nodes[1]: bucket.count: expected a number from 1 to 1024, got 'x'\n"},
     {"nodes:\n- nodes: []\n",
      "f.yaml:2: nodes[0]: nodes: unknown key; expected one of dir, run_dir, log_level, append, "
-     "bucket, cache, heartbeat, network, node, partition, replication, segment, sync, threads, "
-     "supervisor, nodes\n"},
+     "bucket, cache, cluster, heartbeat, network, node, partition, replication, segment, sync, "
+     "threads, supervisor, nodes\n"},
 };
 
 START_TEST(parse_errors_name_line_key_and_expectation)
@@ -196,6 +220,9 @@ START_TEST(parse_errors_name_line_key_and_expectation)
     check_parse_error(parse_errors[_i].text, parse_errors[_i].error);
 }
 END_TEST
+
+#define PEERS3  "network: {peers: [a:1, 'b:1', c:1]}\n"
+#define SECRET    "cluster: {secret: 0123456789abcdef}\n"
 
 static const struct {
     const char *text, *error;
@@ -209,6 +236,39 @@ static const struct {
      "f.yaml:1: partition.ids: expected all of the 32 partitions, each once, got 2\n"},
     {"heartbeat: {timeout_ms: 1000}",
      "f.yaml:1: heartbeat.timeout_ms: expected more than heartbeat.interval_ms (1000), got 1000\n"},
+    {"cluster: {name: ''}", "f.yaml:1: cluster.name: expected a name, got nothing\n"},
+    {"cluster: {secret: short}",
+     "f.yaml:1: cluster.secret: expected 16 characters at least, got 5: `openssl rand -hex 32` "
+     "makes a good one\n"},
+    {PEERS3 SECRET "node: {index: 3}",
+     "f.yaml:3: node.index: expected less than node.count (3), got 3\n"},
+    {PEERS3 SECRET "node: {index: 1}\nreplication: {factor: 4}",
+     "f.yaml:4: replication.factor: expected at most node.count (3), got 4\n"},
+    {PEERS3 SECRET, "node.index: needed where node.count is above 1 (it is 3): give "
+                      "--node-index or set it in the file\n"},
+    {PEERS3 SECRET "node: {index: 0, count: 2}",
+     "f.yaml:1: network.peers: expected node.count (2) entries, one for each node in the order of "
+     "node.index, got 3\n"},
+    {PEERS3 SECRET "node: {index: 0, count: 1}",
+     "f.yaml:1: network.peers: expected node.count (1) entries, one for each node in the order of "
+     "node.index, got 3\n"},
+    {SECRET "node: {index: 0, count: 2}",
+     "network.peers: expected node.count (2) entries, one for each node in the order of "
+     "node.index, got 0\n"},
+    {PEERS3 "node: {index: 0}",
+     "cluster.secret: expected a secret that all nodes share, where node.count is above 1 (it is "
+     "3), got none: give cluster.secret_file (or SIERRADB_CLUSTER_SECRET)\n"},
+    {PEERS3 "node: {index: 0}\ncluster: {secret_file: /nonexistent/secret}",
+     "f.yaml:3: cluster.secret_file: expected a file with the cluster's secret, got "
+     "'/nonexistent/secret': No such file or directory\n"},
+    {"cluster: {secret_file: /dev/null}",
+     "f.yaml:1: cluster.secret_file: expected a regular file, got '/dev/null'\n"},
+    {"replication: {tick_ms: 400}",
+     "replication.election_timeout_ms: expected at least 3 times replication.tick_ms (400), got "
+     "1000\n"},
+    {"replication: {stale_after_ms: 999}",
+     "f.yaml:1: replication.stale_after_ms: expected at least replication.election_timeout_ms "
+     "(1000), got 999\n"},
     {"node: {count: 2}", "node.index: needed where node.count is above 1 (it is 2): give "
                          "--node-index or set it in the file\n"},
     {"node: {count: 2, index: 2}",
@@ -241,6 +301,125 @@ START_TEST(small_segments_lower_the_default_limits)
     ck_assert_int_eq(config_finish(&config, &error), ERR_OK);
     ck_assert_uint_eq(config.append.max_event_bytes, 32768);
     ck_assert_uint_eq(config.append.max_transaction_bytes, 32768);
+}
+END_TEST
+
+START_TEST(peers_are_names_or_addresses_with_ports)
+{
+    struct config_peers peers;
+    struct buf why = {0}, text = {0};
+    const char *given = "node-0.sierra_net:9190,10.0.0.2:1,[fe80::2]:65535,x:9";
+    ck_assert(config_parse_peers(given, &peers, &why));
+    ck_assert_uint_eq(peers.count, 4);
+    ck_assert_str_eq(peers.list[0].host, "node-0.sierra_net");
+    ck_assert_uint_eq(peers.list[0].port, 9190);
+    ck_assert_str_eq(peers.list[2].host, "fe80::2");
+    ck_assert_uint_eq(peers.list[2].port, 65535);
+    for (unsigned i = 0; i < peers.count; i++) {
+        buf_printf(&text, i > 0 ? "," : "");
+        config_print_peer(&peers.list[i], &text);
+    }
+    ck_assert(span_equal(buf_span(&text), span_str(given)));
+    config_release_peers(&peers);
+    ck_assert(config_parse_peers("", &peers, &why));
+    ck_assert_uint_eq(peers.count, 0);
+    ck_assert_uint_eq(why.len, 0);
+    static const char *const wrong[][2] = {
+        {",", "entry 0, '': no port"},
+        {"a:1,", "entry 1, '': no port"},
+        {"a", "entry 0, 'a': no port"},
+        {"a:", "entry 0, 'a:': the port is not a number from 1 to 65535"},
+        {"a:0", "entry 0, 'a:0': the port is not a number from 1 to 65535"},
+        {"a:65536", "entry 0, 'a:65536': the port is not a number from 1 to 65535"},
+        {"a:1x", "entry 0, 'a:1x': the port is not a number from 1 to 65535"},
+        {":1", "entry 0, ':1': neither a name nor an address"},
+        {"a b:1", "entry 0, 'a b:1': neither a name nor an address"},
+        {"a..b:1", "entry 0, 'a..b:1': neither a name nor an address"},
+        {"300.1.1.1:1", "entry 0, '300.1.1.1:1': neither a name nor an address"},
+        {"tcp://a:1", "entry 0, 'tcp://a:1': an IPv6 address stands in [ ]"},
+        {"::1:1", "entry 0, '::1:1': an IPv6 address stands in [ ]"},
+        {"[::1]", "entry 0, '[::1]': no port"},
+        {"[::1:1", "entry 0, '[::1:1': no ]"},
+        {"[a]:1", "entry 0, '[a]:1': neither a name nor an address"},
+        {"b:2,a:1,b:2", "entry 2, 'b:2': it is there already"},
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        why.len = 0;
+        ck_assert_msg(!config_parse_peers(wrong[i][0], &peers, &why), "taken: %s", wrong[i][0]);
+        buf_append_zeros(&why, 1);
+        ck_assert_str_eq((char *)why.ptr, wrong[i][1]);
+    }
+    buf_release(&why);
+    buf_release(&text);
+}
+END_TEST
+
+/* A file in /tmp with this content and mode; its path is set as cluster.secret_file. */
+static void give_secret_file(const char *content, size_t len, mode_t mode, char path[static 32])
+{
+    snprintf(path, 32, "/tmp/config_test.XXXXXX");
+    int fd = mkstemp(path);
+    ck_assert_int_ge(fd, 0);
+    ck_assert_int_eq(write(fd, content, len), (ssize_t)len);
+    ck_assert_int_eq(fchmod(fd, mode), 0);
+    close(fd);
+    ck_assert_int_eq(config_set(&config, "cluster.secret_file", path, "-x", &error), ERR_OK);
+}
+
+START_TEST(the_secret_may_come_from_a_file)
+{
+    char path[32], expected[256];
+    char *env[] = {"SIERRADB_NETWORK_PEERS=a:1,b:1,c:1", "SIERRADB_NODE_INDEX=2", NULL};
+    ck_assert_int_eq(config_load_env(&config, env, &error), ERR_OK);
+    give_secret_file("0123456789abcdef \n\n", 19, 0640, path);
+    ck_assert_int_eq(config_finish(&config, &error), ERR_OK);
+    unlink(path);
+    ck_assert_str_eq(config.cluster.secret, "0123456789abcdef");
+    ck_assert_uint_eq(config.node.count, 3);
+    ck_assert_uint_eq(config.replication.factor, 3);
+    /* The children get the secret itself: they may not even see the file. */
+    struct buf printed = {0}, shown = {0};
+    struct config child;
+    config_print(&config, &printed);
+    config_init(&child);
+    ck_assert_int_eq(config_parse(&child, buf_span(&printed), "config", &error), ERR_OK);
+    ck_assert_int_eq(config_finish(&child, &error), ERR_OK);
+    ck_assert_str_eq(child.cluster.secret, "0123456789abcdef");
+    ck_assert_str_eq(child.network.peers.list[1].host, "b");
+    config_release(&child);
+    config_print_shown(&config, &shown);
+    buf_append_zeros(&shown, 1);
+    ck_assert_ptr_null(strstr((char *)shown.ptr, "0123456789abcdef"));
+    ck_assert_ptr_nonnull(strstr((char *)shown.ptr, "\n  secret: \"(hidden)\"\n"));
+    ck_assert_ptr_nonnull(strstr((char *)shown.ptr, "\n  password: \"\"\n"));
+    buf_release(&printed);
+    buf_release(&shown);
+
+    static const struct {
+        const char *content;
+        size_t len;
+        mode_t mode;
+        const char *error;
+    } wrong[] = {
+        {"0123456789abcdef", 16, 0644,
+         "a file that nobody else may use (chmod 600), got mode 644 of '%s'"},
+        {"0123456789abcdef", 16, 0620,
+         "a file that nobody else may use (chmod 600), got mode 620 of '%s'"},
+        {"\n", 1, 0600, "one line of UTF-8 text, at most 4096 bytes, in '%s'"},
+        {"0123456789\nabcdef", 17, 0600, "one line of UTF-8 text, at most 4096 bytes, in '%s'"},
+        {"0123456789\0abcdef", 17, 0600, "one line of UTF-8 text, at most 4096 bytes, in '%s'"},
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        ck_assert_int_eq(config_set(&config, "cluster.secret", "", "-x", &error), ERR_OK);
+        give_secret_file(wrong[i].content, wrong[i].len, wrong[i].mode, path);
+        ck_assert_int_eq(config_finish(&config, &error), ERR_CONFIG);
+        unlink(path);
+        char text[160];
+        snprintf(text, sizeof text, wrong[i].error, path);
+        snprintf(expected, sizeof expected, "-x: cluster.secret_file: expected %s\n", text);
+        check_error(expected);
+        error.len = 0;
+    }
 }
 END_TEST
 
@@ -293,7 +472,8 @@ START_TEST(a_nodes_entry_stands_between_file_and_environment)
     ck_assert_int_eq(
         parse(
             "nodes:\n- dir: /n0\n- dir: /n1\n  bucket: {count: 2}\n  cache: {capacity_bytes: 1M}\n"
-            "cache: {capacity_bytes: 2M}\nbucket: {count: 1}\n"),
+            "cache: {capacity_bytes: 2M}\nbucket: {count: 1}\nnetwork: {peers: 'a:1,b:1'}\n"
+            SECRET),
         ERR_OK);
     char *env[] = {"SIERRADB_BUCKET_COUNT=8", "SIERRADB_NODE_INDEX=1", NULL};
     ck_assert_int_eq(config_load_env(&config, env, &error), ERR_OK);
@@ -367,6 +547,8 @@ int main(void)
     tcase_add_loop_test(tcase, relations_between_keys_are_checked, 0,
                         sizeof finish_errors / sizeof *finish_errors);
     tcase_add_test(tcase, small_segments_lower_the_default_limits);
+    tcase_add_test(tcase, peers_are_names_or_addresses_with_ports);
+    tcase_add_test(tcase, the_secret_may_come_from_a_file);
     tcase_add_test(tcase, environment_sets_keys);
     tcase_add_test(tcase, command_line_names_its_option);
     tcase_add_test(tcase, a_nodes_entry_stands_between_file_and_environment);

@@ -177,7 +177,9 @@ START_TEST(meta_keeps_what_cannot_change)
                                                "data directory was created with 4"));
     open_meta("partition: {count: 64}", ERR_CONFIG, &second);
     ck_assert_ptr_nonnull(strstr(error_text(), "partition.count is 64"));
-    open_meta("node: {count: 3, index: 0}", ERR_CONFIG, &second);
+    open_meta("node: {index: 0}\nnetwork: {peers: 'a:1,b:1,c:1'}\n"
+              "cluster: {secret: 0123456789abcdef}",
+              ERR_CONFIG, &second);
     ck_assert_ptr_nonnull(strstr(error_text(), "node.count is 3"));
 }
 END_TEST
