@@ -123,14 +123,12 @@ static bool send_from_memory(struct bucket *bucket, struct peer *peer, size_t by
 
 void replicate_send(struct bucket *bucket, struct peer *peer, const struct msg_entries *entries)
 {
-    const struct replica *replica = &bucket->replica;
     struct buf *out = replica_outbox(bucket, peer->node);
     if (out == NULL)
         return;
     struct msg_entries m = *entries;
     m.term = wal_term(bucket->wal);
     m.commit_idx = wal_commit_idx(bucket->wal);
-    m.settled = replica->begun_idx != 0 && m.commit_idx >= replica->begun_idx;
     msg_pack_entries(out, &m);
     peer->told_commit = m.commit_idx;
 }
