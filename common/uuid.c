@@ -4,6 +4,7 @@
 
 #include <openssl/sha.h>
 #include <strings.h>
+#include <xxhash.h>
 
 #include "common/assert.h"
 
@@ -111,6 +112,16 @@ struct uuid uuid_random(const uint8_t random[static 16])
     struct uuid uuid;
     memcpy(uuid.bytes, random, sizeof uuid.bytes);
     set_version(&uuid, 4);
+    return uuid;
+}
+
+struct uuid uuid_of_cluster(struct span name)
+{
+    struct uuid uuid;
+    XXH128_canonical_t canonical;
+    XXH128_canonicalFromHash(&canonical, XXH3_128bits(name.ptr, name.len));
+    memcpy(uuid.bytes, canonical.digest, sizeof uuid.bytes);
+    set_version(&uuid, 8);
     return uuid;
 }
 

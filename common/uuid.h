@@ -37,3 +37,6 @@ static inline uint16_t uuid_hash(const struct uuid *uuid)
 struct uuid uuid_event_id(uint64_t time_ms, uint16_t hash, const uint8_t random[static 16]);
 /* A UUIDv4 from 16 random bytes. */
 struct uuid uuid_random(const uint8_t random[static 16]);
+/* The id of the cluster of this name (XXH3, 128 bits, as a UUIDv8): its nodes needn't agree on
+ * anything else to come to the same. */
+struct uuid uuid_of_cluster(struct span name);

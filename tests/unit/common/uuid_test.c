@@ -152,6 +152,15 @@ START_TEST(random_ids_have_version_and_variant)
 }
 END_TEST
 
+START_TEST(a_clusters_id_is_its_names)
+{
+    struct uuid id = uuid_of_cluster(span_str("sierradb"));
+    expect_text(&id, "db181d14-dc92-8db9-9254-7fea1a3a1d54");
+    id = uuid_of_cluster(span_str(""));
+    expect_text(&id, "99aa06d3-0147-88d8-a001-c324468d497f");
+}
+END_TEST
+
 int main(void)
 {
     TCase *tcase = tcase_create("uuid");
@@ -161,6 +170,7 @@ int main(void)
     tcase_add_test(tcase, every_digit_is_checked);
     tcase_add_test(tcase, event_ids_have_their_fields_in_place);
     tcase_add_test(tcase, random_ids_have_version_and_variant);
+    tcase_add_test(tcase, a_clusters_id_is_its_names);
     Suite *suite = suite_create("uuid");
     suite_add_tcase(suite, tcase);
     SRunner *runner = srunner_create(suite);
