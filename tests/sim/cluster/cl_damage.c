@@ -231,17 +231,40 @@ static void rot(struct cl_node *node, struct prng *prng, const char *path, uint6
 {
     struct cluster *cluster = node->cluster;
     struct sim_disk *disk = node->node.disk;
-    struct rot_spot *spot = &node->rot[node->rot_count++];
-    *spot = (struct rot_spot){.offset = prng_below(prng, end)};
-    snprintf(spot->path, sizeof spot->path, "%s", path);
+    struct rot_spot spot = {.offset = prng_below(prng, end)};
+    snprintf(spot.path, sizeof spot.path, "%s", path);
     uint64_t len = prng_chance(prng, 500000) ? 1 : prng_range(prng, 1, 600);
-    spot->len = (uint32_t)min_u64(len, end - spot->offset);
-    for (uint64_t i = 0; i < spot->len; i++)
-        sim_disk_flip(disk, path, spot->offset + i, (uint8_t)(1 + prng_below(prng, 255)));
-    struct span now = sim_disk_peek(disk, path);
-    memcpy(spot->bytes, now.ptr + spot->offset, min_u64(spot->len, sizeof spot->bytes));
-    trace_line(&cluster->trace, "n%u: rot in %s at %lu, %u bytes", node->index, path, spot->offset,
-               spot->len);
+    struct span file = sim_disk_peek(disk, path);
+    uint64_t source = UINT64_MAX; /* none: noise */
+    if (prng_chance(prng, 300000)) {
+        /* A piece that was never written, or one that was meant for another place. */
+        spot.offset -= spot.offset % DISK_PIECE_BYTES;
+        source = prng_below(prng, file.len) / DISK_PIECE_BYTES * DISK_PIECE_BYTES;
+        len = DISK_PIECE_BYTES;
+    }
+    spot.len = (uint32_t)min_u64(len, end - spot.offset);
+    bool zeros = prng_chance(prng, 500000);
+    uint32_t same = 0; /* first bytes that happen to be as before */
+    for (uint64_t i = 0; i < spot.len; i++) {
+        uint8_t mask = (uint8_t)(1 + prng_below(prng, 255));
+        uint64_t from = source + i;
+        if (source != UINT64_MAX)
+            mask = file.ptr[spot.offset + i] ^ (zeros || from >= file.len ? 0 : file.ptr[from]);
+        same += mask == 0 && same == i;
+        sim_disk_flip(disk, path, spot.offset + i, mask);
+    }
+    spot.offset += same;
+    spot.len -= same;
+    if (spot.len == 0)
+        return;
+    file = sim_disk_peek(disk, path);
+    memcpy(spot.bytes, file.ptr + spot.offset, min_u64(spot.len, sizeof spot.bytes));
+    trace_line(&cluster->trace, "n%u: rot in %s at %lu, %u bytes of %s", node->index, path,
+               spot.offset, spot.len,
+               source == UINT64_MAX ? "noise"
+               : zeros              ? "zeros"
+                                    : "another place");
+    node->rot[node->rot_count++] = spot;
     cluster->totals.rots++;
     oracle_on_damage(cluster->oracle, node->index, DAMAGE_ROT);
 }

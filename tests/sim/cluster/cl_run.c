@@ -13,6 +13,13 @@
 #include "bucketd/core/planted.h"
 #include "tests/sim/cluster/cl_internal.h"
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/lsan_interface.h>
+#define LEAKS() __lsan_do_recoverable_leak_check()
+#else
+#define LEAKS() 0
+#endif
+
 const char *const cl_plant_names[] = {
     [PLANT_NONE] = "nothing",
     [PLANT_ACK_BEFORE_SYNC] = "ack-before-sync",
@@ -79,6 +86,10 @@ _Noreturn static void run_child(const struct cl_options *options, unsigned secon
     close(error_fd);
     alarm(seconds_max);
     result.ok = cluster_run(options, &result.totals, result.failure);
+    if (LEAKS() != 0 && result.ok) {
+        result.ok = false;
+        snprintf(result.failure, sizeof result.failure, "its end: memory is left");
+    }
     fflush(stdout);
     _exit(write(result_fd, &result, sizeof result) == (ssize_t)sizeof result ? 0 : 1);
 }
