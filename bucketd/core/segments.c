@@ -21,8 +21,10 @@ struct seal_job {
 static void mark_holes(struct bucket *bucket, const struct wal_recovery *recovery);
 static struct segment *add_segment(struct bucket *bucket, uint64_t number, struct index *index);
 static void index_entry(struct bucket *bucket, struct index *index, const struct wal_entry *entry);
+static bool take_dead(struct buf *recovered, uint64_t from_idx, struct recovered_entry *ret_dead);
 static enum err build_index(struct bucket *bucket, uint32_t i, bool despite_io);
 static void rebuild_entry(void *ctx, const struct wal_entry *entry);
+static void rebuild_cut(void *ctx, uint64_t from_idx);
 static enum err next_part(struct bucket *bucket, enum err err, uint32_t *left);
 static bool files_exist(struct bucket *bucket, uint64_t number);
 static void start_seal(struct bucket *bucket, struct segment *segment);
@@ -83,18 +85,25 @@ void segments_on_entry(struct bucket *bucket, const struct wal_entry *entry)
 
 void segments_on_cut(struct bucket *bucket, uint64_t from_idx)
 {
-    struct segments *segments = &bucket->segments;
-    struct recovered_entry last;
-    while (segments->recovered.len > 0) {
-        size_t at = segments->recovered.len - sizeof last;
-        memcpy(&last, segments->recovered.ptr + at, sizeof last);
-        if (last.idx < from_idx)
-            break;
-        for (uint32_t i = 0; i < last.events; i++)
-            index_pop(segments->list[last.part].index);
-        segments->recovered.len = at;
+    struct recovered_entry dead;
+    while (take_dead(&bucket->segments.recovered, from_idx, &dead)) {
+        for (uint32_t i = 0; i < dead.events; i++)
+            index_pop(bucket->segments.list[dead.part].index);
     }
     bucket->recovered_idx = from_idx - 1;
+}
+
+/* The newest of the entries from this idx on; false: there is none (any more). */
+static bool take_dead(struct buf *recovered, uint64_t from_idx, struct recovered_entry *ret_dead)
+{
+    if (recovered->len == 0)
+        return false;
+    size_t at = recovered->len - sizeof *ret_dead;
+    memcpy(ret_dead, recovered->ptr + at, sizeof *ret_dead);
+    if (ret_dead->idx < from_idx)
+        return false;
+    recovered->len = at;
+    return true;
 }
 
 void segments_index_entry(struct bucket *bucket, const struct wal_entry *entry)
@@ -333,6 +342,7 @@ struct rebuild {
     uint64_t last_idx;
     struct index **parts;
     uint32_t count;
+    struct buf recovered; /* struct recovered_entry: what a cut may take back */
 };
 
 /* despite_io: what can't be read is a hole too. A start does with what there is; later a read that
@@ -344,9 +354,10 @@ static enum err build_index(struct bucket *bucket, uint32_t i, bool despite_io)
     bool hole_before = segments->list[i].hole_before; /* known from the segment before */
     struct rebuild rebuild = {.bucket = bucket};
     struct format_salt salt = segment_salt(bucket, number);
-    struct wal_scan scan = {.ctx = &rebuild, .on_entry = rebuild_entry};
+    struct wal_scan scan = {.ctx = &rebuild, .on_entry = rebuild_entry, .on_cut = rebuild_cut};
     struct wal_scan_result result;
     enum err err = wal_scan_segment(bucket->env->disk, number, &salt, &scan, &result);
+    buf_release(&rebuild.recovered);
     if (err != ERR_OK || result.problems > 0)
         log_error(bucket->env->log, "segment.damaged", "segment=%lu problems=%lu error=%s", number,
                   err == ERR_OK ? result.problems : 1, err_name(err));
@@ -387,8 +398,23 @@ static void rebuild_entry(void *ctx, const struct wal_entry *entry)
         rebuild->parts[rebuild->count++] = index_new(rebuild->bucket->hash_seed);
     }
     rebuild->last_idx = entry->head->idx;
+    struct recovered_entry recovered = {
+        .idx = entry->head->idx, .part = rebuild->count - 1, .events = entry->head->record.count};
+    if (!replica_is_alone(rebuild->bucket))
+        buf_append(&rebuild->recovered, &recovered, sizeof recovered);
     if (entry->head->record.entry_kind == ENTRY_TX)
         index_entry(rebuild->bucket, rebuild->parts[rebuild->count - 1], entry);
+}
+
+static void rebuild_cut(void *ctx, uint64_t from_idx)
+{
+    struct rebuild *rebuild = ctx;
+    struct recovered_entry dead;
+    while (take_dead(&rebuild->recovered, from_idx, &dead)) {
+        for (uint32_t i = 0; i < dead.events; i++)
+            index_pop(rebuild->parts[dead.part]);
+    }
+    rebuild->last_idx = from_idx - 1;
 }
 
 static bool files_exist(struct bucket *bucket, uint64_t number)
