@@ -29,10 +29,13 @@ enum bucket_state { BUCKET_STARTING, BUCKET_UP, BUCKET_DOWN };
 
 /* What a relay or an item carries. */
 enum relay_kind {
-    RELAY_PEER = 1,  /* a bucket's process to the same bucket's on the other node */
-    RELAY_REQUEST,   /* a netd's messages to another node's bucket; its link is (node, boot) */
-    RELAY_REPLY,     /* and the bucket's messages to that netd */
-    RELAY_LINK_LOST, /* that netd is gone, or has another boot: forget its requests */
+    RELAY_PEER = 1, /* a bucket's process to the same bucket's on the other node */
+    RELAY_REQUEST,  /* a netd's messages to another node's bucket; its link is (node, boot) */
+    RELAY_REPLY,    /* and the bucket's messages to that netd */
+    /* To a bucket: that netd is gone, or has another boot: its requests are forgotten. Between
+     * netds: the link to that bucket's process there is gone: its answers won't come. */
+    RELAY_LINK_LOST,
+    RELAY_NOTICE, /* peer_down for the bucket's process, from the node where that process ended */
 };
 
 enum node_health { NODE_HEALTHY, NODE_DEGRADED /* a bucket is down or damaged */, NODE_STOPPING };
