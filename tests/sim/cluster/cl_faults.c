@@ -17,6 +17,7 @@ static void strike_cut(struct cluster *cluster, struct prng *prng);
 static void on_cut_end(void *ctx, uint64_t number);
 static void strike_reset(struct cluster *cluster, struct prng *prng);
 static void strike_link(struct cluster *cluster, struct prng *prng);
+static void strike_netd(struct cluster *cluster, struct prng *prng);
 static void strike_kill(struct cluster *cluster, struct prng *prng);
 static void strike_power(struct cluster *cluster, struct prng *prng);
 static void strike_power_all(struct cluster *cluster, struct prng *prng);
@@ -32,6 +33,7 @@ static const struct fault_row rows[] = {
     {CL_CUT, offsetof(struct cl_swarm, cut_mean_ns), strike_cut},
     {CL_RESET, offsetof(struct cl_swarm, reset_mean_ns), strike_reset},
     {CL_LINK, offsetof(struct cl_swarm, link_loss_mean_ns), strike_link},
+    {CL_NETD, offsetof(struct cl_swarm, netd_mean_ns), strike_netd},
     {CL_KILL, offsetof(struct cl_swarm, kill_mean_ns), strike_kill},
     {CL_POWER, offsetof(struct cl_swarm, power_mean_ns), strike_power},
     {CL_POWER_ALL, offsetof(struct cl_swarm, power_all_mean_ns), strike_power_all},
@@ -72,6 +74,7 @@ void cl_faults_end_storm(struct cluster *cluster)
     cl_net_heal(cluster);
     for (uint32_t i = 0; i < cluster->swarm.nodes; i++) {
         struct node *node = &cluster->nodes[i].node;
+        cluster->nodes[i].netd_down_until_ns = 0;
         node->faults = cluster->swarm.disk;
         node->faults.read_error = node->faults.write_error = node->faults.sync_error =
             node->faults.other_error = 0;
@@ -185,6 +188,24 @@ static void strike_link(struct cluster *cluster, struct prng *prng)
 {
     cl_links_break(cluster, (uint32_t)prng_below(prng, cluster->swarm.clients),
                    pick_victim(cluster, prng)->index);
+}
+
+static void strike_netd(struct cluster *cluster, struct prng *prng)
+{
+    struct cl_node *victim = pick_victim(cluster, prng);
+    uint64_t ns = prng_range(prng, MS, cluster->swarm.netd_ns_max);
+    trace_line(&cluster->trace, "n%u: no netd for %.1f ms", victim->index, (double)ns / 1e6);
+    victim->netd_down_until_ns = cluster->sched.now_ns + ns;
+    for (uint32_t other = 0; other < cluster->swarm.nodes; other++) {
+        if (other != victim->index)
+            cl_net_reset(cluster, victim->index, other);
+    }
+    for (uint32_t client = 0; client < cluster->swarm.clients; client++) {
+        for (uint32_t node = 0; node < cluster->swarm.nodes; node++) {
+            if (node == victim->index || client % cluster->swarm.nodes == victim->index)
+                cl_links_break(cluster, client, node);
+        }
+    }
 }
 
 /* --- processes --- */

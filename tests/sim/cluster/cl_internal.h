@@ -36,6 +36,11 @@ void cl_node_take(struct cl_node *node, enum cl_input input, uint32_t from, uint
 struct cl_net *cl_net_new(struct cluster *cluster);
 void cl_net_free(struct cl_net *net);
 void cl_net_send(struct cluster *cluster, uint32_t from, uint32_t to, struct span frame);
+/* A netd runs there. */
+static inline bool cl_has_netd(const struct cluster *cluster, uint32_t node)
+{
+    return cluster->sched.now_ns >= cluster->nodes[node].netd_down_until_ns;
+}
 bool cl_net_is_cut(const struct cluster *cluster, uint32_t from, uint32_t to);
 /* cut[from][to] from now on; hold: what is sent meanwhile arrives when it heals. */
 void cl_net_cut(struct cluster *cluster, bool cut[CL_NODES_MAX][CL_NODES_MAX], bool hold);

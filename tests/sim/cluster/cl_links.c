@@ -117,7 +117,10 @@ static void on_retry(void *ctx, uint64_t number)
     struct cl_node *node = &cluster->nodes[link->node];
     if (cluster->over || link->number != number || link->state != LINK_DOWN || node->state != CL_UP)
         return;
-    if (is_cut(link, true) || is_cut(link, false) || node->node.link_count == NODE_LINKS_MAX) {
+    bool netds = cl_has_netd(cluster, link->node) &&
+                 cl_has_netd(cluster, link->client % cluster->swarm.nodes);
+    if (!netds || is_cut(link, true) || is_cut(link, false) ||
+        node->node.link_count == NODE_LINKS_MAX) {
         retry(link, prng_range(&cluster->links->prng, 20 * MS, 300 * MS));
         return;
     }

@@ -162,7 +162,9 @@ static void on_arrival(void *ctx, uint64_t unused)
         to->boots != flight->to_boot || cluster->nodes[flight->from].boots != flight->from_boot;
     bool lost = net->directions[flight->from][flight->to].cut ||
                 flight->session != net->directions[flight->from][flight->to].session ||
-                to->state != CL_UP || (stale && !flight->notice && !cl_has(cluster, CL_STALE));
+                to->state != CL_UP || !cl_has_netd(cluster, flight->to) ||
+                !cl_has_netd(cluster, flight->from) ||
+                (stale && !flight->notice && !cl_has(cluster, CL_STALE));
     if (lost)
         cluster->totals.dropped++;
     else

@@ -12,6 +12,7 @@ const char *const cl_fault_names[CL_FAULT_COUNT] = {
     [CL_STALE] = "stale",
     [CL_NOTICE] = "notice",
     [CL_LINK] = "link",
+    [CL_NETD] = "netd",
     [CL_KILL] = "kill",
     [CL_POWER] = "power",
     [CL_POWER_ALL] = "power-all",
@@ -31,14 +32,15 @@ const char *const cl_fault_names[CL_FAULT_COUNT] = {
 
 /* Chance in a million that a seed has the class at all. */
 static const uint64_t fault_chances[CL_FAULT_COUNT] = {
-    [CL_DROP] = 500000,       [CL_DELAY] = 400000,       [CL_DUPLICATE] = 350000,
-    [CL_REORDER] = 350000,    [CL_CUT] = 500000,         [CL_RESET] = 300000,
-    [CL_STALE] = 500000,      [CL_NOTICE] = 500000,      [CL_LINK] = 400000,
-    [CL_KILL] = 600000,       [CL_POWER] = 400000,       [CL_POWER_ALL] = 250000,
-    [CL_PAUSE] = 300000,      [CL_STOP] = 250000,        [CL_TRANSFER] = 250000,
-    [CL_READ_ERROR] = 120000, [CL_WRITE_ERROR] = 200000, [CL_FULL] = 150000,
-    [CL_SLOW] = 250000,       [CL_INDEX] = 200000,       [CL_ROT] = 250000,
-    [CL_WIPE] = 200000,       [CL_CLOCK] = 500000,       [CL_JUMP] = 250000,
+    [CL_DROP] = 500000,      [CL_DELAY] = 400000,      [CL_DUPLICATE] = 350000,
+    [CL_REORDER] = 350000,   [CL_CUT] = 500000,        [CL_RESET] = 300000,
+    [CL_STALE] = 500000,     [CL_NOTICE] = 500000,     [CL_LINK] = 400000,
+    [CL_NETD] = 250000,      [CL_KILL] = 600000,       [CL_POWER] = 400000,
+    [CL_POWER_ALL] = 250000, [CL_PAUSE] = 300000,      [CL_STOP] = 250000,
+    [CL_TRANSFER] = 250000,  [CL_READ_ERROR] = 120000, [CL_WRITE_ERROR] = 200000,
+    [CL_FULL] = 150000,      [CL_SLOW] = 250000,       [CL_INDEX] = 200000,
+    [CL_ROT] = 250000,       [CL_WIPE] = 200000,       [CL_CLOCK] = 500000,
+    [CL_JUMP] = 250000,
 };
 
 static uint64_t pick(struct prng *prng, const uint64_t *values, unsigned count)
@@ -154,6 +156,8 @@ static void draw_network(struct cl_swarm *swarm, struct prng *prng)
 
 static void draw_processes(struct cl_swarm *swarm, struct prng *prng)
 {
+    swarm->netd_mean_ns = PICK(prng, 500, 3000) * MS;
+    swarm->netd_ns_max = PICK(prng, 20, 500, 3000) * MS;
     swarm->kill_mean_ns = PICK(prng, 100, 500, 2000) * MS;
     swarm->crash_ops_mean = PICK(prng, 15, 60, 200);
     swarm->recovery_crash = PICK(prng, 0, 100000, 400000);

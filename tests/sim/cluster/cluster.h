@@ -27,6 +27,7 @@ enum cl_fault {
     CL_STALE,     /* messages from or to an earlier process of a node arrive */
     CL_NOTICE,    /* peers are told of a process's end (switched off: never) */
     CL_LINK,      /* clients' links break */
+    CL_NETD,      /* a node's netd ends: nothing comes or leaves until its next one is there */
     CL_KILL,      /* process ends at a disk operation, a turn, a time */
     CL_POWER,     /* a node's power goes */
     CL_POWER_ALL, /* several nodes' or all nodes' at once */
@@ -64,6 +65,7 @@ struct cl_swarm {
     uint64_t hold; /* of a cut, to keep what is sent meanwhile until it heals */
     uint64_t notice, notice_ns_max;
     /* Processes. */
+    uint64_t netd_mean_ns, netd_ns_max;
     uint64_t kill_mean_ns, crash_ops_mean, recovery_crash, restart_ns_max;
     uint64_t power_mean_ns, power_all_mean_ns, pause_mean_ns, pause_ns_max;
     uint64_t stop_mean_ns, transfer_mean_ns;
@@ -123,6 +125,7 @@ struct cl_node {
     uint64_t boots;           /* of processes; config.boot of the running one */
     uint64_t start_number;    /* of the planned start that counts */
     uint64_t started_ns;
+    uint64_t netd_down_until_ns;
     uint64_t stop_deadline_ns; /* a planned stop: 0 = none */
     struct cl_waiting *waiting;
     uint32_t waiting_count, waiting_cap;
