@@ -35,6 +35,8 @@ static enum err begin_search(struct walk *walk);
 static enum err find_segment(struct walk *walk, uint64_t idx, uint64_t *ret_segment);
 static enum err probe(struct walk *walk, uint64_t segment, uint64_t *ret_last_idx);
 static enum err segment_open(struct walk *walk, uint64_t segment);
+static enum err front_read(struct walk *walk, struct wal_reader *reader, uint64_t segment,
+                           struct wal_front *ret_front);
 static void segment_close(struct walk *walk);
 static enum err map_extend(struct walk *walk);
 static enum err map_batch(struct walk *walk, const struct batch_mark *head);
@@ -184,23 +186,13 @@ static enum err find_segment(struct walk *walk, uint64_t idx, uint64_t *ret_segm
 
 static enum err probe(struct walk *walk, uint64_t segment, uint64_t *ret_last_idx)
 {
-    struct format_salt salt = walk->read->salt;
-    struct wal_reader reader;
+    struct wal_reader reader = {0};
     struct wal_front front;
-    struct buf what = {0};
-    char path[48];
-    salt.segment = segment;
-    wal_data_path(segment, false, path);
-    enum err err = wal_reader_open(&reader, walk->disk, path);
-    if (err != ERR_OK)
-        return err == ERR_NOTFOUND ? ERR_CORRUPT : err;
-    uint64_t *next_seq = NULL;
-    err = wal_front_read(&reader, &salt, NULL, &front, &next_seq, &what);
+    enum err err = front_read(walk, &reader, segment, &front);
     if (err == ERR_OK)
         *ret_last_idx = front.checkpoint.last_idx;
-    free(next_seq);
-    buf_release(&what);
-    wal_reader_close(&reader);
+    if (reader.file != NULL)
+        wal_reader_close(&reader);
     return err;
 }
 
@@ -212,9 +204,6 @@ static enum err segment_open(struct walk *walk, uint64_t segment)
     struct history_map *map = walk->map;
     struct format_salt salt = read->salt;
     struct wal_front front;
-    struct buf what = {0};
-    uint64_t *next_seq = NULL;
-    char path[48];
     bool is_new = !map->known || map->segment != segment;
     if (is_new) {
         *map =
@@ -223,13 +212,8 @@ static enum err segment_open(struct walk *walk, uint64_t segment)
     }
     salt.segment = segment;
     walk->base = wal_salt_base(&salt);
-    wal_data_path(segment, false, path);
-    enum err err = wal_reader_open(&walk->reader, walk->disk, path);
-    if (err == ERR_OK)
-        err = wal_front_read(&walk->reader, &salt, NULL, &front, &next_seq, &what);
-    free(next_seq);
-    buf_release(&what);
-    if (err == ERR_CORRUPT || err == ERR_NOTFOUND)
+    enum err err = front_read(walk, &walk->reader, segment, &front);
+    if (err == ERR_CORRUPT)
         return damage(walk, walk->idx + 1);
     if (err != ERR_OK)
         return err;
@@ -253,6 +237,30 @@ static enum err segment_open(struct walk *walk, uint64_t segment)
         }
     }
     return map_extend(walk);
+}
+
+/* ERR_CORRUPT also where there is no such file. */
+static enum err front_read(struct walk *walk, struct wal_reader *reader, uint64_t segment,
+                           struct wal_front *ret_front)
+{
+    struct format_salt salt = walk->read->salt;
+    struct segment_header expected = {0};
+    const struct wal_config *config = walk->read->config;
+    struct buf what = {0};
+    uint64_t *next_seq = NULL;
+    char path[48];
+    salt.segment = segment;
+    if (config != NULL)
+        expected = wal_header_make(config, segment, 0);
+    wal_data_path(segment, false, path);
+    enum err err = wal_reader_open(reader, walk->disk, path);
+    if (err != ERR_OK)
+        return err == ERR_NOTFOUND ? ERR_CORRUPT : err;
+    err = wal_front_read(reader, &salt, config != NULL ? &expected : NULL, ret_front, &next_seq,
+                         &what);
+    free(next_seq);
+    buf_release(&what);
+    return err;
 }
 
 static void segment_close(struct walk *walk)

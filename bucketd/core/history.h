@@ -12,6 +12,8 @@
 #include "bucketd/core/env.h"
 #include "bucketd/core/format.h"
 
+struct wal_config;
+
 struct history_cut {
     uint64_t from_idx;
     uint64_t offset; /* of the record: entries >= from_idx before it are dead */
@@ -36,8 +38,10 @@ struct history_read {
 
     /* What is wanted. */
     struct format_salt salt; /* of the bucket; segment and where don't matter */
-    uint64_t first_segment;  /* oldest that exists */
-    struct lsn durable;      /* nothing is read beyond */
+    const struct wal_config
+        *config;            /* stands in for damaged headers; NULL: their segments are lost */
+    uint64_t first_segment; /* oldest that exists */
+    struct lsn durable;     /* nothing is read beyond */
     uint64_t from_idx, to_idx;
     uint64_t bytes; /* about so many at most, one entry at least; a batch is read whole each time:
                      * 1 MiB or more is a good size */
