@@ -15,9 +15,12 @@ struct call {
     uint64_t deadline_ms; /* loop time; 0: waits as long as it takes */
     uint32_t bucket;
     uint32_t slot;
-    uint32_t bytes; /* appends: of the events, for the queue's bound */
+    uint32_t bytes;   /* appends: of the events, for the queue's bound */
+    uint64_t sent_ms; /* loop time of the last sending */
+    uint8_t tried;    /* targets whose data for it is damaged, a bit each */
     bool in_flight;
     bool sent;      /* at least once: its outcome is unknown until answered */
+    bool maybe;     /* a replica may have taken it, and nobody has said what became of it */
     struct msg msg; /* req_id is the router's; views point into the owner's memory */
 };
 

@@ -418,6 +418,7 @@ static void on_closed(uv_handle_t *handle)
 {
     struct client *client = handle->data;
     resp_reader_free(client->reader);
+    session_release(&client->session);
     buf_release(&client->out);
     free(client);
 }

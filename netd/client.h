@@ -6,6 +6,7 @@
 
 #include "common/buf.h"
 #include "netd/request.h"
+#include "netd/session.h"
 #include "proto/resp.h"
 
 struct netd;
@@ -35,6 +36,7 @@ struct client {
     struct subscription *subscriptions;
     uint32_t subscription_count;
 
+    struct session session; /* unused where node.count is 1 */
     int proto;
     bool proto_fixed; /* by HELLO, or because the client introduced itself */
     bool authenticated;

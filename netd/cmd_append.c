@@ -172,6 +172,9 @@ static void on_append(struct call *call, const struct msg *reply)
         netd->stats.appends++;
         netd->stats.events_appended += request->event_count;
     }
+    if (stored && request->client != NULL && netd->config->node.count > 1)
+        session_saw(&request->client->session, request->partition,
+                    reply->u.append_reply.first_sequence + request->event_count);
     if (request->client == NULL)
         request_done(request);
     else if (!stored)

@@ -16,6 +16,8 @@ static void finish_scan(struct request *request, bool has_more);
 static bool render_whole(struct request *request, const struct msg_events_reply *chunk,
                          uint64_t count);
 static void fail_read(struct request *request, const struct msg *reply);
+static void set_need(struct msg *msg, uint64_t need);
+static void note_watermark(struct request *request, uint64_t watermark);
 static struct request *request_of_call(struct call *call);
 static struct span keep_stream(struct request *request, struct span stream);
 
@@ -151,6 +153,7 @@ static void on_chunk(struct call *call, const struct msg *reply)
         return;
     }
     const struct msg_events_reply *chunk = &reply->u.events_reply;
+    note_watermark(request, chunk->watermark);
     if (request->remaining == 0) {
         finish_scan(request, chunk->count > 0);
         return;
@@ -218,6 +221,7 @@ static void on_event(struct call *call, const struct msg *reply)
         fail_read(request, reply);
         return;
     }
+    note_watermark(request, reply->u.events_reply.watermark);
     struct buf *out = request_out(request);
     size_t start = out->len;
     enum err err = ERR_OK;
@@ -239,6 +243,7 @@ static void on_number(struct call *call, const struct msg *reply)
         fail_read(request, reply);
         return;
     }
+    note_watermark(request, reply->u.number_reply.watermark);
     if (reply->u.number_reply.present)
         resp_number(request_out(request), (int64_t)reply->u.number_reply.value);
     else
@@ -261,9 +266,37 @@ static void send_read(struct request *request, uint32_t partition,
                       void (*done)(struct call *, const struct msg *))
 {
     struct netd *netd = request->netd;
+    request->partition = partition;
+    if (netd->config->node.count > 1)
+        set_need(&request->call.msg, session_need(&request->client->session, partition));
     request->call.done = done;
     request->call.deadline_ms = netd_now_ms(netd) + netd->config->network.request_timeout_ms;
     router_submit(netd->router, partition % netd->config->bucket.count, &request->call);
+}
+
+/* A scan's next chunk is cut where the first was, so it needs that much too. */
+static void set_need(struct msg *msg, uint64_t need)
+{
+    if (msg->tag == TAG_get_req) {
+        msg->u.get_req.need = need;
+    } else if (msg->tag == TAG_version_req) {
+        msg->u.version_req.need = need;
+    } else if (msg->tag == TAG_sequence_req) {
+        msg->u.sequence_req.need = need;
+    } else if (msg->tag == TAG_scan_stream_req) {
+        struct msg_scan_stream_req *scan = &msg->u.scan_stream_req;
+        scan->need = scan->watermark == UINT64_MAX ? need : scan->watermark;
+    } else {
+        struct msg_scan_partition_req *scan = &msg->u.scan_partition_req;
+        scan->need = scan->watermark == UINT64_MAX ? need : scan->watermark;
+    }
+}
+
+/* What was seen once is never unseen. */
+static void note_watermark(struct request *request, uint64_t watermark)
+{
+    if (request->netd->config->node.count > 1)
+        session_saw(&request->client->session, request->partition, watermark);
 }
 
 /* Reads of clients that left are cancelled, so there is a client. */

@@ -1,10 +1,7 @@
 /* Calls to buckets over links that come and go. */
-#include "netd/router.h"
+#include "netd/router_internal.h"
 
 #include <stdlib.h>
-
-#include "common/assert.h"
-#include "common/limits.h"
 
 /* In flight to one bucket at most. A scan's answer holds a chunk, any other read's one event. */
 #define READS_IN_FLIGHT_MAX 1024u
@@ -13,74 +10,34 @@
 #define REFUSED_PAUSE_MS 10u
 /* From then on a frame in flight keeps no other from being sent. */
 #define WORKING_MS_MAX 3u
-#define SLOT_NONE        UINT32_MAX
+/* Where there are other replicas: one that has said "not I" isn't asked again for so long, and one
+ * that says nothing for so long is taken for dead, though its node may live. */
+#define NOT_LEADER_REST_MS 20u
+#define NOT_READY_REST_MS  50u
+#define NO_QUORUM_REST_MS  100u
+#define NO_QUORUM_HOLDS_MS 1000u
+#define FOLLOW_REST_MS     2000u
+#define SILENCE_MS_MAX     1500u
 
-/* What an answer's req_id leads to. A slot outlives its call where the call was cancelled in
- * flight. */
-struct slot {
-    struct call *call;
-    uint32_t generation;
-    uint32_t next_free;
-    bool used;
-    uint8_t kind; /* enum slot_kind */
-};
-
-enum slot_kind { SLOT_APPEND, SLOT_READ, SLOT_SCAN };
-
-struct route {
-    struct router *router;
-    uint32_t bucket;
-    struct link *link; /* NULL: none */
-    uint64_t link_id;
-    bool up;
-    bool down;                /* the supervisor gave it up for now */
-    struct call_list appends; /* waiting */
-    struct call_list frame;   /* sent, in order */
-    struct call_list refused; /* of this frame, to be sent again before the waiting ones */
-    uint64_t frame_sent_ms;
-    uint32_t frame_pending;   /* answers the frame still owes, cancelled calls included */
-    struct call_list reads, reading;
-    uint32_t slots_used[3]; /* by slot_kind */
-    uint64_t appends_rest_until_ms, reads_rest_until_ms;
-    uint64_t queued_bytes, queued_appends;
-    struct slot *slots;
-    uint32_t slot_count, slot_free;
-};
-
-struct router {
-    uv_loop_t *loop;
-    const struct config *config;
-    const struct log *log;
-    uint64_t own_boot, now_ms;
-    struct router_callbacks callbacks;
-    uint32_t route_count;
-    uint32_t first_route; /* whose turn it is to send first */
-    /* Frames of appends at work at a time: as many as there are processors. More would only be
-     * smaller: more flushes for as many appends. */
-    uint32_t working_max;
-    bool room_made;
-    struct router_stats stats;
-    struct route routes[];
-};
-
-static void on_up(void *ctx, struct link *link);
-static void on_down(void *ctx, struct link *link);
-static void on_message(void *ctx, struct link *link, const struct msg *msg);
-static void on_reply(struct route *route, uint64_t req_id, const struct msg *msg);
-static bool is_refusal(const struct route *route, const struct call *call, const struct msg *msg);
+static void on_reply(struct target *target, uint64_t req_id, const struct msg *msg);
+static bool is_refusal(struct target *target, struct call *call, const struct msg *msg);
+static bool is_refused_append(struct target *target, struct call *call,
+                              const struct msg_fail_reply *reply);
+static bool is_refused_read(struct target *target, struct call *call,
+                            const struct msg_fail_reply *reply);
 static void requeue_refused(struct route *route, struct call *call);
-static void take_back(struct route *route);
+static void end_frame(struct route *route);
 static void prepend(struct call_list *to, struct call_list *from);
 static uint32_t frames_at_work(const struct router *router);
-static void send_frame(struct route *route);
+static void send_frame(struct route *route, struct target *target);
 static void send_reads(struct route *route);
-static void send_call(struct route *route, struct call *call, enum slot_kind kind);
+static void send_call(struct target *target, struct call *call, enum slot_kind kind);
 static void detach(struct route *route, struct call *call);
+static void take_back_silent(struct route *route, uint64_t now_ms);
+static void fail_without_quorum(struct route *route);
 static void expire(struct route *route, struct call_list *list, uint64_t now_ms);
 static void fail(struct route *route, struct call *call, enum err err, const char *text);
 static void fail_all(struct route *route, struct call_list *list);
-static uint32_t slot_take(struct route *route, struct call *call, enum slot_kind kind);
-static void slot_release(struct route *route, uint32_t index);
 static bool is_append(const struct call *call);
 static enum slot_kind read_kind(const struct call *call);
 
@@ -97,59 +54,30 @@ struct router *router_new(uv_loop_t *loop, const struct config *config, const st
     router->callbacks = *callbacks;
     router->route_count = config->bucket.count;
     router->working_max = uv_available_parallelism();
+    /* No other node's netd has the same, nor had this one at an earlier start. */
+    if (config->node.count > 1)
+        router->origin = own_boot * 1024 + config->node.index;
     for (uint32_t i = 0; i < router->route_count; i++)
-        router->routes[i] = (struct route){.router = router, .bucket = i, .slot_free = SLOT_NONE};
+        route_init(router, &router->routes[i], i);
     return router;
 }
 
 void router_free(struct router *router)
 {
-    for (uint32_t i = 0; i < router->route_count; i++) {
-        if (router->routes[i].link != NULL)
-            link_close(router->routes[i].link);
-        free(router->routes[i].slots);
-    }
+    for (uint32_t i = 0; i < router->route_count; i++)
+        route_release(&router->routes[i]);
     free(router);
-}
-
-void router_dial(struct router *router, uint32_t bucket, uint64_t link_id, uint64_t peer_boot,
-                 const char *path)
-{
-    ASSERT(bucket < router->route_count);
-    struct route *route = &router->routes[bucket];
-    if (route->link != NULL) {
-        bool was_up = route->up;
-        link_close(route->link);
-        route->link = NULL;
-        route->up = false;
-        take_back(route);
-        if (was_up)
-            router->callbacks.on_bucket_lost(router->callbacks.ctx, bucket);
-    }
-    struct link_config config = {
-        .path = path, .own_boot = router->own_boot, .peer_boot = peer_boot, .log = router->log};
-    struct link_callbacks callbacks = {
-        .ctx = route, .on_up = on_up, .on_down = on_down, .on_message = on_message};
-    route->link_id = link_id;
-    route->down = false;
-    enum err err = link_open(router->loop, &config, &callbacks, &route->link);
-    if (err != ERR_OK) {
-        route->link = NULL;
-        log_error(router->log, "link.failed", "bucket=%u link=%lu error=%s", bucket, link_id,
-                  err_name(err));
-        router->callbacks.on_link_state(router->callbacks.ctx, link_id, false);
-    }
 }
 
 void router_bucket_state(struct router *router, uint32_t bucket, enum bucket_state state)
 {
     struct route *route = &router->routes[bucket];
     log_debug(router->log, "bucket.state", "bucket=%u state=%s", bucket,
-             state == BUCKET_DOWN ? "down"
-             : state == BUCKET_UP ? "up"
-                                  : "starting");
+              state == BUCKET_DOWN ? "down"
+              : state == BUCKET_UP ? "up"
+                                   : "starting");
     route->down = state == BUCKET_DOWN;
-    if (!route->down)
+    if (!route->down || route_is_up(route))
         return;
     fail_all(route, &route->frame);
     fail_all(route, &route->refused);
@@ -164,7 +92,8 @@ void router_submit(struct router *router, uint32_t bucket, struct call *call)
     ASSERT(call->list == NULL && !call->in_flight);
     struct route *route = &router->routes[bucket];
     call->bucket = bucket;
-    call->sent = false;
+    call->sent = call->maybe = false;
+    call->tried = 0;
     if (is_append(call)) {
         route->queued_bytes += call->bytes;
         route->queued_appends++;
@@ -183,8 +112,8 @@ void router_cancel(struct router *router, struct call *call)
 void router_unfollow(struct router *router, uint32_t bucket, uint32_t partition)
 {
     struct route *route = &router->routes[bucket];
-    if (route->up)
-        msg_pack_unfollow_req(link_outbox(route->link),
+    if (route->follow != NULL)
+        msg_pack_unfollow_req(target_outbox(route->follow),
                               &(struct msg_unfollow_req){.partition = partition});
 }
 
@@ -202,12 +131,13 @@ bool router_take_room_made(struct router *router)
 
 bool router_bucket_is_up(const struct router *router, uint32_t bucket)
 {
-    return router->routes[bucket].up;
+    return route_is_up(&router->routes[bucket]);
 }
 
 bool router_bucket_is_down(const struct router *router, uint32_t bucket)
 {
-    return router->routes[bucket].down;
+    const struct route *route = &router->routes[bucket];
+    return route->down && !route_is_up(route);
 }
 
 void router_flush(struct router *router, uint64_t now_ms)
@@ -216,18 +146,25 @@ void router_flush(struct router *router, uint64_t now_ms)
     uint32_t working = frames_at_work(router), first = router->first_route;
     for (uint32_t i = 0; i < router->route_count; i++) {
         struct route *route = &router->routes[(first + i) % router->route_count];
-        if (!route->up)
-            continue;
+        struct target *target = NULL;
         if (route->frame_pending == 0 && route->appends.first != NULL &&
-            now_ms >= route->appends_rest_until_ms && working < router->working_max) {
-            send_frame(route);
-            route->frame_sent_ms = now_ms;
+            working < router->working_max)
+            target = route_append_target(route, now_ms);
+        if (target != NULL) {
+            send_frame(route, target);
             working++;
             router->first_route = route->bucket + 1;
+        } else if (route->appends.first != NULL && route->frame_pending == 0 &&
+                   route_has_no_quorum(route, now_ms)) {
+            fail_without_quorum(route);
         }
-        if (route->reads.first != NULL && now_ms >= route->reads_rest_until_ms)
+        if (route->reads.first != NULL)
             send_reads(route);
-        link_flush(route->link);
+        for (uint32_t k = 0; k < route->target_count; k++) {
+            target = &route->targets[k];
+            if (target->up && !target_flush(target))
+                route_take_back(route, target);
+        }
     }
 }
 
@@ -238,8 +175,7 @@ static uint32_t frames_at_work(const struct router *router)
     uint32_t count = 0;
     for (uint32_t i = 0; i < router->route_count; i++) {
         const struct route *route = &router->routes[i];
-        count += route->up && route->frame_pending > 0 &&
-                 router->now_ms - route->frame_sent_ms < WORKING_MS_MAX;
+        count += route->frame_pending > 0 && router->now_ms - route->frame_sent_ms < WORKING_MS_MAX;
     }
     return count;
 }
@@ -249,12 +185,16 @@ void router_tick(struct router *router, uint64_t now_ms)
     router->now_ms = now_ms;
     for (uint32_t i = 0; i < router->route_count; i++) {
         struct route *route = &router->routes[i];
+        if (route->target_count > 1) {
+            take_back_silent(route, now_ms);
+            route_choose_follow(route, now_ms);
+        }
         expire(route, &route->frame, now_ms);
         expire(route, &route->refused, now_ms);
         expire(route, &route->appends, now_ms);
         expire(route, &route->reading, now_ms);
         expire(route, &route->reads, now_ms);
-        if (route->down) {
+        if (route->down && !route_is_up(route)) {
             fail_all(route, &route->appends);
             fail_all(route, &route->reads);
         }
@@ -270,144 +210,241 @@ void router_get_stats(const struct router *router, struct router_stats *ret_stat
     }
 }
 
-static void on_up(void *ctx, struct link *link)
+void route_on_message(struct target *target, const struct msg *msg)
 {
-    struct route *route = ctx;
-    struct router *router = route->router;
-    (void)link;
-    route->up = true;
-    route->down = false;
-    log_debug(router->log, "link.up", "bucket=%u link=%lu", route->bucket, route->link_id);
-    router->callbacks.on_link_state(router->callbacks.ctx, route->link_id, true);
-    router->callbacks.on_bucket_up(router->callbacks.ctx, route->bucket);
-}
-
-static void on_down(void *ctx, struct link *link)
-{
-    struct route *route = ctx;
-    struct router *router = route->router;
-    bool was_up = route->up;
-    log_debug(router->log, "link.down", "bucket=%u link=%lu was_up=%d", route->bucket,
-             route->link_id, was_up);
-    route->up = false;
-    route->link = NULL;
-    link_close(link);
-    take_back(route);
-    router->callbacks.on_link_state(router->callbacks.ctx, route->link_id, false);
-    if (was_up)
-        router->callbacks.on_bucket_lost(router->callbacks.ctx, route->bucket);
-}
-
-static void on_message(void *ctx, struct link *link, const struct msg *msg)
-{
-    struct route *route = ctx;
-    (void)link;
+    struct router *router = target->route->router;
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wswitch-enum"
     switch (msg->tag) {
     case TAG_append_reply:
-        on_reply(route, msg->u.append_reply.req_id, msg);
-        break;
     case TAG_fail_reply:
-        on_reply(route, msg->u.fail_reply.req_id, msg);
-        break;
     case TAG_events_reply:
-        on_reply(route, msg->u.events_reply.req_id, msg);
-        break;
     case TAG_number_reply:
-        on_reply(route, msg->u.number_reply.req_id, msg);
-        break;
     case TAG_follow_reply:
-        on_reply(route, msg->u.follow_reply.req_id, msg);
-        break;
     case TAG_info_reply:
-        on_reply(route, msg->u.info_reply.req_id, msg);
+        /* Every answer begins with its req_id. */
+        on_reply(target, msg->u.fail_reply.req_id, msg);
         break;
     case TAG_tail:
-        route->router->callbacks.on_tail(route->router->callbacks.ctx, &msg->u.tail);
+        if (target == target->route->follow)
+            router->callbacks.on_tail(router->callbacks.ctx, &msg->u.tail);
         break;
     default:
-        log_warn(route->router->log, "message.unexpected", "bucket=%u message=%s", route->bucket,
+        log_warn(router->log, "message.unexpected", "bucket=%u message=%s", target->route->bucket,
                  msg_name(msg->tag));
     }
 #pragma GCC diagnostic pop
 }
 
-static void on_reply(struct route *route, uint64_t req_id, const struct msg *msg)
+static void on_reply(struct target *target, uint64_t req_id, const struct msg *msg)
 {
+    struct route *route = target->route;
     uint32_t index = (uint32_t)req_id;
     if (index >= route->slot_count || !route->slots[index].used ||
-        route->slots[index].generation != (uint32_t)(req_id >> 32)) {
-        log_warn(route->router->log, "reply.unknown", "bucket=%u req_id=%lu", route->bucket,
-                 req_id);
+        route->slots[index].generation != (uint32_t)(req_id >> 32) ||
+        route->slots[index].target != target) {
+        /* Where there are other replicas, answers may come after the call was sent to one of
+         * them. */
+        if (route->target_count == 1)
+            log_warn(route->router->log, "reply.unknown", "bucket=%u req_id=%lu", route->bucket,
+                     req_id);
         return;
     }
     struct call *call = route->slots[index].call;
     bool append = route->slots[index].kind == SLOT_APPEND;
-    slot_release(route, index);
+    route_release_slot(route, index);
     if (append) {
         ASSERT(route->frame_pending > 0);
         route->frame_pending--;
+        route->frame_moved_ms = route->router->now_ms;
     }
-    bool refused = call != NULL && is_refusal(route, call, msg);
+    bool refused = call != NULL && is_refusal(target, call, msg);
     if (call != NULL) {
         call_list_remove(call);
         call->in_flight = false;
     }
+    if (append && msg->tag == TAG_append_reply)
+        route->leader = target->node + 1;
     if (refused)
         requeue_refused(route, call);
     if (append && route->frame_pending == 0)
-        prepend(&route->appends, &route->refused);
+        end_frame(route);
     if (call != NULL && !refused)
         call->done(call, msg);
 }
 
-/* "Not now", and there is time left: nothing happened, so the call is sent again rather than
- * failed. */
-static bool is_refusal(const struct route *route, const struct call *call, const struct msg *msg)
+/* All of it is answered. What was refused goes first in the next one, in a new epoch. */
+static void end_frame(struct route *route)
 {
+    if (route->refused.first == NULL)
+        return;
+    prepend(&route->appends, &route->refused);
+    route->epoch++;
+    route->number = 0;
+}
+
+/* "Not now" or "not I", and there is time left: nothing happened, or what happened will be
+ * recognised by its ids, so the call is sent again rather than failed. */
+static bool is_refusal(struct target *target, struct call *call, const struct msg *msg)
+{
+    const struct route *route = target->route;
     if (msg->tag != TAG_fail_reply)
         return false;
-    uint64_t error = msg->u.fail_reply.error;
-    /* ERR_DOWN: the process is about to end; its successor will take the call. */
-    if (error != ERR_BUSY && error != ERR_LOADING && error != ERR_AGAIN && error != ERR_DOWN)
+    bool refused = is_append(call) ? is_refused_append(target, call, &msg->u.fail_reply)
+                                   : is_refused_read(target, call, &msg->u.fail_reply);
+    return refused &&
+           (call->deadline_ms == 0 || route->router->now_ms + REFUSED_PAUSE_MS < call->deadline_ms);
+}
+
+static bool is_refused_append(struct target *target, struct call *call,
+                              const struct msg_fail_reply *reply)
+{
+    struct route *route = target->route;
+    uint64_t now_ms = route->router->now_ms;
+    switch (reply->error) {
+    case ERR_BUSY:
+    case ERR_LOADING:
+    case ERR_AGAIN:
+    case ERR_DOWN: /* the process is about to end; its successor will take the call */
+        target->appends_rest_until_ms = now_ms + REFUSED_PAUSE_MS;
+        return true;
+    case ERR_ORDER:
+        return true;
+    case ERR_UNKNOWN:
+        call->maybe = true;
+        /* fallthrough */
+    case ERR_NOT_LEADER:
+        target->appends_rest_until_ms = now_ms + NOT_LEADER_REST_MS;
+        if (route->leader == target->node + 1)
+            route->leader = 0;
+        route_learn_leader(route, reply->leader, reply->term);
+        return true;
+    case ERR_NO_QUORUM:
+        target->appends_rest_until_ms = now_ms + NO_QUORUM_REST_MS;
+        target->no_quorum_until_ms = now_ms + NO_QUORUM_HOLDS_MS;
+        if (route->leader == target->node + 1)
+            route->leader = 0;
+        return true; /* perhaps another one sees it; router_flush fails it where none does */
+    default:
+        /* What a first try did, only a later answer can say. */
         return false;
-    return call->deadline_ms == 0 || route->router->now_ms + REFUSED_PAUSE_MS < call->deadline_ms;
+    }
+}
+
+static bool is_refused_read(struct target *target, struct call *call,
+                            const struct msg_fail_reply *reply)
+{
+    struct route *route = target->route;
+    uint64_t now_ms = route->router->now_ms;
+    switch (reply->error) {
+    case ERR_BUSY:
+    case ERR_LOADING:
+    case ERR_AGAIN:
+    case ERR_DOWN:
+        target->reads_rest_until_ms = now_ms + REFUSED_PAUSE_MS;
+        return true;
+    case ERR_NOT_READY:
+    case ERR_NOT_LEADER:
+        route_learn_leader(route, reply->leader, reply->term);
+        if (call->msg.tag == TAG_follow_req)
+            target->follows_rest_until_ms = now_ms + FOLLOW_REST_MS;
+        else
+            target->reads_rest_until_ms = now_ms + NOT_READY_REST_MS;
+        return true;
+    case ERR_READ:
+    case ERR_CORRUPT:
+    case ERR_IO:
+        /* Another replica's copy may be whole. */
+        call->tried |= target_bit(target);
+        return call->msg.tag != TAG_follow_req &&
+               route_read_target(route, call, UINT64_MAX) != NULL;
+    default:
+        return false;
+    }
 }
 
 static void requeue_refused(struct route *route, struct call *call)
 {
-    uint64_t until = route->router->now_ms + REFUSED_PAUSE_MS;
     route->router->stats.retried++;
     if (is_append(call)) {
         route->queued_bytes += call->bytes;
         route->queued_appends++;
-        route->appends_rest_until_ms = until;
         call_list_add(&route->refused, call);
     } else {
-        route->reads_rest_until_ms = until;
         call_list_add(&route->reads, call);
     }
 }
 
-/* The link is lost: what was in flight waits again, in order, before what is newer. */
-static void take_back(struct route *route)
+void route_take_back(struct route *route, struct target *target)
 {
-    for (uint32_t i = 0; i < route->slot_count; i++)
-        if (route->slots[i].used)
-            slot_release(route, i);
+    struct call_list reading = {0};
+    bool frame = route->frame_target == target && route->frame.first != NULL;
+    for (struct call *call = route->reading.first, *next; call != NULL; call = next) {
+        next = call->next;
+        if (route->slots[call->slot].target != target)
+            continue;
+        call->in_flight = false;
+        call_list_remove(call);
+        call_list_add(&reading, call);
+    }
+    for (uint32_t i = 0; i < route->slot_count; i++) {
+        if (route->slots[i].used && route->slots[i].target == target)
+            route_release_slot(route, i);
+    }
+    prepend(&route->reads, &reading);
+    if (route->frame_target != target)
+        return;
     route->frame_pending = 0;
+    route->frame_target = NULL;
+    if (route->leader == target->node + 1)
+        route->leader = 0;
     for (struct call *call = route->frame.first; call != NULL; call = call->next) {
         call->in_flight = false;
+        call->maybe = true;
         route->queued_bytes += call->bytes;
         route->queued_appends++;
         route->router->stats.resent++;
     }
-    for (struct call *call = route->reading.first; call != NULL; call = call->next)
-        call->in_flight = false;
+    if (frame || route->refused.first != NULL) {
+        route->epoch++;
+        route->number = 0;
+    }
     prepend(&route->appends, &route->frame);
     prepend(&route->appends, &route->refused);
-    prepend(&route->reads, &route->reading);
+}
+
+/* A process may stand still while its node lives. */
+static void take_back_silent(struct route *route, uint64_t now_ms)
+{
+    struct target *silent = NULL;
+    if (route->frame_pending > 0 && now_ms - route->frame_moved_ms >= SILENCE_MS_MAX)
+        silent = route->frame_target;
+    for (struct call *call = route->reading.first; call != NULL && silent == NULL;
+         call = call->next) {
+        struct target *target = route->slots[call->slot].target;
+        if (call->msg.tag != TAG_follow_req && now_ms - call->sent_ms >= SILENCE_MS_MAX)
+            silent = target;
+    }
+    if (silent == NULL)
+        return;
+    silent->appends_rest_until_ms = silent->reads_rest_until_ms = now_ms + SILENCE_MS_MAX;
+    silent->follows_rest_until_ms = now_ms + FOLLOW_REST_MS;
+    route_take_back(route, silent);
+}
+
+/* At once, not after a timeout: but for those of which nobody knows whether they were taken. */
+static void fail_without_quorum(struct route *route)
+{
+    struct call *last = route->appends.last, *next;
+    char text[64];
+    for (struct call *call = route->appends.first; call != NULL; call = next) {
+        next = call == last ? NULL : call->next;
+        if (call->maybe)
+            continue;
+        snprintf(text, sizeof text, "no quorum for partition %lu",
+                 call->msg.u.append_req.partition);
+        fail(route, call, ERR_NO_QUORUM, text);
+    }
 }
 
 static void prepend(struct call_list *to, struct call_list *from)
@@ -425,22 +462,30 @@ static void prepend(struct call_list *to, struct call_list *from)
     *from = (struct call_list){0};
 }
 
-static void send_frame(struct route *route)
+static void send_frame(struct route *route, struct target *target)
 {
     struct router *router = route->router;
     uint64_t room = router->config->network.bucket_inflight_bytes, bytes = 0;
     bool was_full = !router_has_room(router, route->bucket);
     router->stats.frames++;
+    route->frame_target = target;
+    route->frame_sent_ms = route->frame_moved_ms = router->now_ms;
     while (route->appends.first != NULL &&
            (bytes == 0 || bytes + route->appends.first->bytes <= room)) {
         struct call *call = route->appends.first;
+        struct msg_append_req *req = &call->msg.u.append_req;
         bytes += call->bytes;
         call_list_remove(call);
         route->queued_bytes -= call->bytes;
         route->queued_appends--;
         if (call->sent)
-            call->msg.u.append_req.flags |= APPEND_RETRY;
-        send_call(route, call, SLOT_APPEND);
+            req->flags |= APPEND_RETRY;
+        if (router->origin != 0) {
+            req->origin = router->origin;
+            req->epoch = route->epoch;
+            req->number = route->number++;
+        }
+        send_call(target, call, SLOT_APPEND);
         call_list_add(&route->frame, call);
         route->frame_pending++;
         router->stats.frame_appends++;
@@ -455,23 +500,28 @@ static void send_reads(struct route *route)
     for (struct call *call = route->reads.first; call != NULL; call = next) {
         next = call->next;
         enum slot_kind kind = read_kind(call);
-        if (route->slots_used[kind] >=
-            (kind == SLOT_SCAN ? SCANS_IN_FLIGHT_MAX : READS_IN_FLIGHT_MAX))
+        struct target *target = route_read_target(route, call, route->router->now_ms);
+        if (target == NULL && route->target_count > 1)
+            continue; /* others may have somebody to ask */
+        if (target == NULL || route->slots_used[kind] >=
+                                  (kind == SLOT_SCAN ? SCANS_IN_FLIGHT_MAX : READS_IN_FLIGHT_MAX))
             break;
         call_list_remove(call);
-        send_call(route, call, kind);
+        send_call(target, call, kind);
         call_list_add(&route->reading, call);
     }
 }
 
-static void send_call(struct route *route, struct call *call, enum slot_kind kind)
+static void send_call(struct target *target, struct call *call, enum slot_kind kind)
 {
-    call->slot = slot_take(route, call, kind);
+    struct route *route = target->route;
+    call->slot = route_take_slot(target, call, kind);
     /* Every request begins with its req_id. */
     call->msg.u.get_req.req_id = (uint64_t)route->slots[call->slot].generation << 32 | call->slot;
     call->in_flight = true;
     call->sent = true;
-    msg_pack(link_outbox(route->link), &call->msg);
+    call->sent_ms = route->router->now_ms;
+    msg_pack(target_outbox(target), &call->msg);
 }
 
 /* Takes a call out of whatever list it is in; in flight, its slot stays until the answer. */
@@ -528,40 +578,6 @@ static void fail_all(struct route *route, struct call_list *list)
         fail(route, call, unknown ? ERR_TIMEOUT : ERR_DOWN,
              unknown ? "outcome unknown" : "partition unavailable");
     }
-}
-
-static uint32_t slot_take(struct route *route, struct call *call, enum slot_kind kind)
-{
-    if (route->slot_free == SLOT_NONE) {
-        uint32_t count = route->slot_count == 0 ? 256 : route->slot_count * 2;
-        route->slots = realloc(route->slots, count * sizeof *route->slots);
-        ASSERT(route->slots != NULL);
-        for (uint32_t i = count; i-- > route->slot_count;) {
-            route->slots[i] = (struct slot){.next_free = route->slot_free};
-            route->slot_free = i;
-        }
-        route->slot_count = count;
-    }
-    uint32_t index = route->slot_free;
-    struct slot *slot = &route->slots[index];
-    route->slot_free = slot->next_free;
-    slot->call = call;
-    slot->used = true;
-    slot->kind = (uint8_t)kind;
-    route->slots_used[kind]++;
-    return index;
-}
-
-static void slot_release(struct route *route, uint32_t index)
-{
-    struct slot *slot = &route->slots[index];
-    ASSERT(slot->used);
-    slot->used = false;
-    slot->call = NULL;
-    slot->generation++;
-    slot->next_free = route->slot_free;
-    route->slot_free = index;
-    route->slots_used[slot->kind]--;
 }
 
 static bool is_append(const struct call *call)

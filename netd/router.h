@@ -1,10 +1,17 @@
 /* Calls to buckets: a queue for each bucket, credit, resending after a bucket's process died.
  *
+ * A bucket has one target for each of its replicas (common/placement.h): the local process, behind
+ * a link, or another node, behind that node's netd. Appends go to the one that leads, as far as is
+ * known: replicas that don't lead say who does. Reads and follows go to the local one where it is
+ * up to date, else to any.
+ *
  * Appends: one frame in flight for each bucket; what comes meanwhile gathers and leaves as the next
  * frame when all of the last one's appends have been answered, so that a group commit covers as
  * much as the load gives. Reads have a credit of their own and leave at the end of each turn. When
  * a link is lost what was in flight goes back to the front of its queue; appends are then sent with
- * APPEND_RETRY, in order, before anything newer. */
+ * APPEND_RETRY, in order, before anything newer. The same happens where a target doesn't answer for
+ * long, or says that it doesn't lead (any more). Numbers without holes in an epoch keep what is
+ * late or was lost on the way from changing the order (bucketd/core/sequence.c). */
 #pragma once
 
 #include "common/config.h"
@@ -15,8 +22,12 @@ struct router;
 
 struct router_callbacks {
     void *ctx;
+    /* There is (another) replica to be followed, or the one that was followed is lost. */
     void (*on_bucket_up)(void *ctx, uint32_t bucket);
     void (*on_bucket_lost)(void *ctx, uint32_t bucket);
+    /* Packed messages for a bucket's process on another node. False: they can't leave now, and are
+     * dropped. Not called where node.count is 1. */
+    bool (*send)(void *ctx, uint32_t node, uint32_t bucket, struct span bytes);
     void (*on_tail)(void *ctx, const struct msg_tail *tail);
     /* For the supervisor. */
     void (*on_link_state)(void *ctx, uint64_t link, bool up);
@@ -35,6 +46,12 @@ void router_free(struct router *router);
 void router_dial(struct router *router, uint32_t bucket, uint64_t link, uint64_t peer_boot,
                  const char *path);
 void router_bucket_state(struct router *router, uint32_t bucket, enum bucket_state state);
+
+/* Another node has come (back) or gone; messages from a bucket's process there; what is heard of
+ * who leads (node + 1; of two the higher term holds). */
+void router_node_state(struct router *router, uint32_t node, bool alive);
+void router_on_remote(struct router *router, uint32_t node, uint32_t bucket, struct span bytes);
+void router_hint(struct router *router, uint32_t bucket, uint64_t leader, uint64_t term);
 
 /* Queues a call whose msg, done and deadline_ms are set; its answer never comes from within. */
 void router_submit(struct router *router, uint32_t bucket, struct call *call);

@@ -10,6 +10,7 @@
 /* A chunk asks for no more events than this, however large the window. */
 #define CHUNK_EVENTS_MAX 1000u
 
+static uint64_t seen(const struct hub *hub);
 static void init_source(struct subscription *subscription, const struct subscribe_args *args,
                         uint32_t i, uint32_t partition_count);
 static void set_prefix(struct subscription *subscription);
@@ -219,6 +220,12 @@ static void set_state(struct source *source, enum source_state state)
     s->history += state == SOURCE_HISTORY;
 }
 
+/* History is read at any replica: at one that has what the followed one had. */
+static uint64_t seen(const struct hub *hub)
+{
+    return hub->state == HUB_LIVE ? hub->next : 0;
+}
+
 /* LATEST of a stream: its last version now, complete up to the answer's watermark. */
 static void ask_version(struct source *source)
 {
@@ -227,6 +234,7 @@ static void ask_version(struct source *source)
         .partition = source->hub->partition,
         .partition_key = source->key,
         .stream = span_of(source->stream, source->stream_len),
+        .need = seen(source->hub),
     };
     submit(source);
 }
@@ -280,6 +288,7 @@ static void read_chunk(struct source *source, uint64_t count)
             .count = count,
             .bytes = SCAN_CHUNK_BYTES,
             .watermark = UINT64_MAX,
+            .need = seen(source->hub),
         };
     } else {
         msg->tag = TAG_scan_partition_req;
@@ -290,6 +299,7 @@ static void read_chunk(struct source *source, uint64_t count)
             .count = count,
             .bytes = SCAN_CHUNK_BYTES,
             .watermark = UINT64_MAX,
+            .need = seen(source->hub),
         };
     }
     source->subscription->reading++;

@@ -1,0 +1,284 @@
+/* The replicas of a bucket as targets of calls: their links, what they said of themselves, and
+ * which of them is asked. */
+#include "netd/router_internal.h"
+
+#include <stdlib.h>
+
+#include "common/placement.h"
+
+static void on_up(void *ctx, struct link *link);
+static void on_down(void *ctx, struct link *link);
+static void on_message(void *ctx, struct link *link, const struct msg *msg);
+static void target_lost(struct target *target);
+static struct target *find_target(struct route *route, uint32_t node);
+
+void route_init(struct router *router, struct route *route, uint32_t bucket)
+{
+    const struct config *config = router->config;
+    uint32_t nodes[REPLICAS_MAX];
+    *route = (struct route){.router = router, .bucket = bucket, .slot_free = SLOT_NONE, .epoch = 1};
+    route->target_count =
+        placement_replicas(bucket, config->node.count, config->replication.factor, nodes);
+    for (uint32_t i = 0; i < route->target_count; i++) {
+        struct target *target = &route->targets[i];
+        *target = (struct target){
+            .route = route, .node = nodes[i], .local = nodes[i] == config->node.index};
+        if (target->local)
+            route->local = target;
+    }
+}
+
+void route_release(struct route *route)
+{
+    for (uint32_t i = 0; i < route->target_count; i++) {
+        if (route->targets[i].link != NULL)
+            link_close(route->targets[i].link);
+        buf_release(&route->targets[i].out);
+    }
+    free(route->slots);
+}
+
+/* --- which --- */
+
+uint8_t target_bit(const struct target *target)
+{
+    return (uint8_t)(1u << (target - target->route->targets));
+}
+
+struct target *route_append_target(struct route *route, uint64_t now_ms)
+{
+    struct target *leader =
+        route->leader == 0 ? NULL : find_target(route, (uint32_t)(route->leader - 1));
+    if (leader != NULL && leader->up && now_ms >= leader->appends_rest_until_ms)
+        return leader;
+    for (uint32_t i = 0; i < route->target_count; i++) {
+        struct target *target = &route->targets[(route->next_try + i) % route->target_count];
+        if (target->up && now_ms >= target->appends_rest_until_ms) {
+            route->next_try = (uint32_t)(target - route->targets) + 1;
+            return target;
+        }
+    }
+    return NULL;
+}
+
+struct target *route_read_target(struct route *route, const struct call *call, uint64_t now_ms)
+{
+    if (call->msg.tag == TAG_follow_req)
+        return route->follow != NULL && now_ms >= route->follow->follows_rest_until_ms
+                   ? route->follow
+                   : NULL;
+    struct target *best = NULL;
+    for (uint32_t i = 0; i < route->target_count; i++) {
+        struct target *target = &route->targets[i];
+        if (!target->up || now_ms < target->reads_rest_until_ms ||
+            (call->tried & target_bit(target)) != 0)
+            continue;
+        if (target->local)
+            return target;
+        if (best == NULL || route->leader == target->node + 1)
+            best = target;
+    }
+    return best;
+}
+
+void route_choose_follow(struct route *route, uint64_t now_ms)
+{
+    struct router *router = route->router;
+    struct target *best = NULL;
+    for (uint32_t i = 0; i < route->target_count; i++) {
+        struct target *target = &route->targets[i];
+        if (!target->up)
+            continue;
+        bool rests = now_ms < target->follows_rest_until_ms;
+        bool better = best == NULL || now_ms < best->follows_rest_until_ms;
+        if (best == NULL || (!rests && (better || target->local)))
+            best = target;
+        /* Who is followed already stays so, unless this node has one of its own. */
+        if (!rests && target == route->follow && (best == NULL || !best->local))
+            best = target;
+    }
+    if (best == route->follow)
+        return;
+    bool was = route->follow != NULL;
+    route->follow = best;
+    if (was)
+        router->callbacks.on_bucket_lost(router->callbacks.ctx, route->bucket);
+    if (best != NULL)
+        router->callbacks.on_bucket_up(router->callbacks.ctx, route->bucket);
+}
+
+bool route_is_up(const struct route *route)
+{
+    for (uint32_t i = 0; i < route->target_count; i++) {
+        if (route->targets[i].up)
+            return true;
+    }
+    return false;
+}
+
+bool route_has_no_quorum(const struct route *route, uint64_t now_ms)
+{
+    bool any = false;
+    for (uint32_t i = 0; i < route->target_count; i++) {
+        const struct target *target = &route->targets[i];
+        if (target->up && now_ms >= target->no_quorum_until_ms)
+            return false;
+        any |= target->up;
+    }
+    return any;
+}
+
+void route_learn_leader(struct route *route, uint64_t leader, uint64_t term)
+{
+    if (term < route->leader_term || (leader == 0 && term == route->leader_term))
+        return;
+    route->leader_term = term;
+    route->leader = leader;
+    struct target *target = leader == 0 ? NULL : find_target(route, (uint32_t)(leader - 1));
+    if (target != NULL)
+        target->appends_rest_until_ms = 0;
+}
+
+void router_hint(struct router *router, uint32_t bucket, uint64_t leader, uint64_t term)
+{
+    struct route *route = &router->routes[bucket];
+    if (term > route->leader_term && leader != 0)
+        route_learn_leader(route, leader, term);
+}
+
+static struct target *find_target(struct route *route, uint32_t node)
+{
+    for (uint32_t i = 0; i < route->target_count; i++) {
+        if (route->targets[i].node == node)
+            return &route->targets[i];
+    }
+    return NULL;
+}
+
+/* --- coming and going --- */
+
+void router_dial(struct router *router, uint32_t bucket, uint64_t link_id, uint64_t peer_boot,
+                 const char *path)
+{
+    ASSERT(bucket < router->route_count);
+    struct route *route = &router->routes[bucket];
+    struct target *target = route->local;
+    if (target == NULL) {
+        log_error(router->log, "link.failed", "bucket=%u error=\"no replica is placed here\"",
+                  bucket);
+        return;
+    }
+    if (target->link != NULL) {
+        link_close(target->link);
+        target->link = NULL;
+        target_lost(target);
+    }
+    struct link_config config = {
+        .path = path, .own_boot = router->own_boot, .peer_boot = peer_boot, .log = router->log};
+    struct link_callbacks callbacks = {
+        .ctx = target, .on_up = on_up, .on_down = on_down, .on_message = on_message};
+    target->link_id = link_id;
+    route->down = false;
+    enum err err = link_open(router->loop, &config, &callbacks, &target->link);
+    if (err != ERR_OK) {
+        target->link = NULL;
+        log_error(router->log, "link.failed", "bucket=%u link=%lu error=%s", bucket, link_id,
+                  err_name(err));
+        router->callbacks.on_link_state(router->callbacks.ctx, link_id, false);
+    }
+}
+
+void router_node_state(struct router *router, uint32_t node, bool alive)
+{
+    for (uint32_t i = 0; i < router->route_count; i++) {
+        struct target *target = find_target(&router->routes[i], node);
+        if (target == NULL || target->local || target->up == alive)
+            continue;
+        if (alive) {
+            target->up = true;
+            target->appends_rest_until_ms = target->reads_rest_until_ms = 0;
+            target->follows_rest_until_ms = target->no_quorum_until_ms = 0;
+            route_choose_follow(target->route, router->now_ms);
+        } else {
+            target_lost(target);
+        }
+    }
+}
+
+void router_on_remote(struct router *router, uint32_t node, uint32_t bucket, struct span bytes)
+{
+    struct target *target =
+        bucket < router->route_count ? find_target(&router->routes[bucket], node) : NULL;
+    struct msg msg;
+    while (target != NULL && target->up && bytes.len > 0) {
+        enum err err = msg_unpack(&bytes, &msg);
+        if (err != ERR_OK) {
+            log_warn(router->log, "remote.garbled", "node=%u bucket=%u error=%s", node, bucket,
+                     err_name(err));
+            return;
+        }
+        route_on_message(target, &msg);
+    }
+}
+
+static void on_up(void *ctx, struct link *link)
+{
+    struct target *target = ctx;
+    struct router *router = target->route->router;
+    (void)link;
+    target->up = true;
+    target->route->down = false;
+    target->appends_rest_until_ms = target->reads_rest_until_ms = 0;
+    target->follows_rest_until_ms = target->no_quorum_until_ms = 0;
+    log_debug(router->log, "link.up", "bucket=%u link=%lu", target->route->bucket, target->link_id);
+    router->callbacks.on_link_state(router->callbacks.ctx, target->link_id, true);
+    route_choose_follow(target->route, router->now_ms);
+}
+
+static void on_down(void *ctx, struct link *link)
+{
+    struct target *target = ctx;
+    struct router *router = target->route->router;
+    log_debug(router->log, "link.down", "bucket=%u link=%lu was_up=%d", target->route->bucket,
+              target->link_id, target->up);
+    target->link = NULL;
+    link_close(link);
+    router->callbacks.on_link_state(router->callbacks.ctx, target->link_id, false);
+    target_lost(target);
+}
+
+static void target_lost(struct target *target)
+{
+    target->up = false;
+    target->out.len = 0;
+    route_take_back(target->route, target);
+    route_choose_follow(target->route, target->route->router->now_ms);
+}
+
+static void on_message(void *ctx, struct link *link, const struct msg *msg)
+{
+    (void)link;
+    route_on_message(ctx, msg);
+}
+
+/* --- out --- */
+
+struct buf *target_outbox(struct target *target)
+{
+    return target->local ? link_outbox(target->link) : &target->out;
+}
+
+bool target_flush(struct target *target)
+{
+    struct router *router = target->route->router;
+    if (target->local) {
+        link_flush(target->link);
+        return true;
+    }
+    if (target->out.len == 0)
+        return true;
+    bool sent = router->callbacks.send(router->callbacks.ctx, target->node, target->route->bucket,
+                                       buf_span(&target->out));
+    buf_clear(&target->out, 1u << 20);
+    return sent;
+}
