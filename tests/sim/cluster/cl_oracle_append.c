@@ -187,7 +187,8 @@ static bool is_too_large(const struct oracle *oracle, const struct tx *tx)
         bytes += sizeof(struct event_head) + oracle->model.streams[event->stream].name_len +
                  event->name_len + event->metadata_len + event->payload_len + 8;
     }
-    return bytes + 1024 > oracle->cluster->swarm.config.segment_bytes;
+    uint64_t segment = max_u64(oracle->cluster->swarm.config.segment_bytes / 2, FORMAT_BLOCK);
+    return bytes + 1200 > segment;
 }
 
 /* This attempt had no effect; also_before: none before it had. */

@@ -39,7 +39,9 @@ void oracle_log_start(struct oracle *oracle, uint32_t node)
     memset(self->marks, 0, oracle->partition_count * sizeof *self->marks);
     self->lead_since_ns = 0;
     const struct durable_log *durable = durable_of(oracle, node);
-    self->blind = self->was_damaged && (durable == NULL || durable->last_idx < now.durable_idx);
+    self->blind =
+        self->was_damaged && (now.damaged || durable == NULL ||
+                              durable->last_idx < now.durable_idx || durable->term < now.term);
     if (self->floor_known) {
         bool shorter = now.last_term < self->floor_term ||
                        (now.last_term == self->floor_term && now.last_idx < self->floor_idx);
@@ -353,7 +355,8 @@ static const struct durable_log *durable_of(struct oracle *oracle, uint32_t node
     struct oracle_node *self = &oracle->nodes[node];
     struct node *process = &oracle->cluster->nodes[node].node;
     bool there = durable_log_read(&self->durable, process->disk, &process->config);
-    if (self->blind && there && self->durable.last_idx >= self->state.durable_idx)
+    if (self->blind && there && !self->state.damaged &&
+        self->durable.last_idx >= self->state.durable_idx && self->durable.term >= self->state.term)
         self->blind = false;
     return there ? &self->durable : NULL;
 }
