@@ -2,6 +2,7 @@
  *
  *   cl_oracle.c         life, requests and answers on their way, at rest
  *   cl_oracle_log.c     replicas: terms, votes, what is durable, what is committed
+ *   cl_oracle_image.c   recovery tried on copies of disks
  *   cl_oracle_append.c  transactions: acknowledged, refused, unknown; their order in time
  *   cl_oracle_read.c    reads, watermarks, followers
  *
@@ -153,6 +154,10 @@ void oracle_log_damage(struct oracle *oracle, uint32_t node, enum damage damage)
 void oracle_log_step(struct oracle *oracle, uint32_t node);
 void oracle_log_message(struct oracle *oracle, uint32_t from, uint32_t to, const struct msg *msg);
 void oracle_log_at_rest(struct oracle *oracle);
+
+/* --- cl_oracle_image.c --- */
+/* Recovers a copy of the node's disk, twice. cut: as a power cut would leave it now. */
+void oracle_check_image(struct oracle *oracle, uint32_t node, bool cut);
 
 /* --- cl_oracle_append.c --- */
 struct oracle_tx *oracle_tx_of(struct oracle *oracle, uint32_t tx);

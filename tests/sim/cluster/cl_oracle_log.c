@@ -7,6 +7,9 @@
 
 /* So long a leader may be without an entry of its term in its log, for want of room or of disk. */
 #define BEGIN_TERM_NS (5 * SECOND)
+/* Recovery is tried on a copy of the disk so often, for acknowledgements and ends of processes. */
+#define ACK_IMAGE_CHANCE 3000u
+#define END_IMAGE_CHANCE 100000u
 
 static void check_roles(struct oracle *oracle, uint32_t node, const struct replica_state *now);
 static void on_leader(struct oracle *oracle, uint32_t node, const struct replica_state *now);
@@ -72,6 +75,7 @@ void oracle_log_end(struct oracle *oracle, uint32_t node)
 {
     struct oracle_node *self = &oracle->nodes[node];
     self->runs = false;
+    self->blind = self->was_damaged; /* until the next start has shown what it reads */
     self->acked_term = UINT64_MAX;
     self->term_said = 0;
     durable_log_forget(&self->durable);
@@ -79,6 +83,8 @@ void oracle_log_end(struct oracle *oracle, uint32_t node)
     self->floor_known = durable != NULL;
     if (durable == NULL)
         return;
+    if (prng_chance(&oracle->prng, END_IMAGE_CHANCE))
+        oracle_check_image(oracle, node, false);
     self->floor_term = durable_log_last(durable).term;
     self->floor_idx = durable->last_idx;
     self->floor_vote_term = durable->term;
@@ -418,6 +424,8 @@ static void on_ack(struct oracle *oracle, uint32_t node, const struct msg_entrie
     self->acked_term = ack->term;
     if (ack->match_idx > self->acked_idx)
         self->acked_idx = ack->match_idx;
+    if (prng_chance(&oracle->prng, ACK_IMAGE_CHANCE))
+        oracle_check_image(oracle, node, true);
 }
 
 /* --- at rest --- */
