@@ -32,6 +32,7 @@ static void on_message(void *ctx, struct link *link, const struct msg *msg);
 static void on_link_listen(struct child *child, const struct msg_link_listen *m);
 static void on_link_dial(struct child *child, const struct msg_link_dial *m);
 static void on_stats_req(struct child *child, const struct msg_stats_req *m);
+static void on_report_req(struct child *child, const struct msg_report_req *m);
 static char *copy_path(struct span path);
 static void on_bye_timer(uv_timer_t *timer);
 
@@ -123,11 +124,12 @@ void child_flush(struct child *child)
 
 static void parse_args(int argc, char **argv, struct child_args *ret_args, uint64_t *ret_parent)
 {
-    enum { INDEX = 1, BOOT, SUPERVISOR_BOOT, SUPERVISOR, CONFIG_FD, PARENT, CLUSTER, OPTIONS };
+    enum { INDEX = 1, BOOT, SUPERVISOR_BOOT, AGE, SUPERVISOR, CONFIG_FD, PARENT, CLUSTER, OPTIONS };
     static const struct option options[] = {
         {"index", required_argument, NULL, INDEX},
         {"boot", required_argument, NULL, BOOT},
         {"supervisor-boot", required_argument, NULL, SUPERVISOR_BOOT},
+        {"age", required_argument, NULL, AGE},
         {"supervisor", required_argument, NULL, SUPERVISOR},
         {"config-fd", required_argument, NULL, CONFIG_FD},
         {"parent", required_argument, NULL, PARENT},
@@ -149,6 +151,7 @@ static void parse_args(int argc, char **argv, struct child_args *ret_args, uint6
         .index = parse_number("index", values[INDEX]),
         .boot = parse_number("boot", values[BOOT]),
         .supervisor_boot = parse_number("supervisor-boot", values[SUPERVISOR_BOOT]),
+        .age_ms = parse_number("age", values[AGE]),
         .supervisor_path = values[SUPERVISOR],
         .config_fd = (int)parse_number("config-fd", values[CONFIG_FD]),
     };
@@ -231,6 +234,11 @@ static void on_message(void *ctx, struct link *link, const struct msg *msg)
              msg->u.bucket_state.state <= BUCKET_DOWN)
         callbacks->on_bucket_state(callbacks->ctx, msg->u.bucket_state.bucket,
                                    (enum bucket_state)msg->u.bucket_state.state);
+    else if (msg->tag == TAG_bucket_ended && callbacks->on_bucket_ended != NULL)
+        callbacks->on_bucket_ended(callbacks->ctx, msg->u.bucket_ended.bucket,
+                                   msg->u.bucket_ended.boot);
+    else if (msg->tag == TAG_report_req && callbacks->on_report != NULL)
+        on_report_req(child, &msg->u.report_req);
     else if (msg->tag == TAG_stop)
         callbacks->on_stop(callbacks->ctx, msg->u.stop.deadline_ms);
     else if (msg->tag == TAG_stats_req)
@@ -263,6 +271,14 @@ static void on_stats_req(struct child *child, const struct msg_stats_req *m)
     msg_pack_stats_reply(link_outbox(child->link),
                          &(struct msg_stats_reply){.req_id = m->req_id, .text = buf_span(&text)});
     buf_release(&text);
+}
+
+static void on_report_req(struct child *child, const struct msg_report_req *m)
+{
+    struct msg_report_reply report = {0};
+    child->callbacks.on_report(child->callbacks.ctx, &report);
+    report.req_id = m->req_id;
+    msg_pack_report_reply(link_outbox(child->link), &report);
 }
 
 static char *copy_path(struct span path)

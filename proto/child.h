@@ -8,13 +8,17 @@
 
 struct child;
 
+/* Exit status of a child that wants to be started again at once: nothing went wrong. */
+#define CHILD_EXIT_AGAIN 75
+
 /* What the supervisor put on the command line:
- *   sierradb-bucketd --index 3 --boot 17 --supervisor-boot 1 --supervisor /…/run/sup-b3.17.ipc
- * --config-fd 3 --parent 4711
+ *   sierradb-bucketd --index 3 --boot 17 --supervisor-boot 1 --age 1764000000000
+ *     --supervisor /…/run/sup-b3.17.ipc --config-fd 3 --parent 4711
  *     --cluster 0c3f…  (its id) */
 struct child_args {
     uint64_t index;             /* bucket number; 0 for netd */
     uint64_t boot, supervisor_boot;
+    uint64_t age_ms;            /* when this node started, ms since the epoch: smaller is older */
     const char *supervisor_path;
     struct uuid cluster_id;
     int config_fd;
@@ -29,6 +33,9 @@ struct child_callbacks {
                          const char *path);
     /* netd; may be NULL */
     void (*on_bucket_state)(void *ctx, uint64_t bucket, enum bucket_state state);
+    void (*on_bucket_ended)(void *ctx, uint64_t bucket, uint64_t boot);
+    /* Fills in all but req_id; views must live until the next call. */
+    void (*on_report)(void *ctx, struct msg_report_reply *ret_report);
     /* Finish what is in flight, then child_bye. */
     void (*on_stop)(void *ctx, uint64_t deadline_ms);
     /* Appends "name value\n" lines. */

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "common/assert.h"
@@ -14,6 +15,8 @@
 
 /* Numbers are reserved on disk in steps: one sync for so many. */
 #define NUMBER_STEP 100u
+/* Whoever reads JSON can hold them. In microseconds it is the year 2255. */
+#define NUMBER_MAX (1ull << 53)
 
 struct datadir {
     int lock_fd, run_lock_fd;
@@ -148,9 +151,10 @@ static enum err lock_dir(const char *dir, int *ret_fd, struct buf *error)
 /* A socket's path holds 107 bytes. */
 static enum err check_run_dir(const struct config *config, struct buf *error)
 {
-    int name = snprintf(NULL, 0, "/netd-b%u.%u.ipc", config->bucket.count - 1, UINT32_MAX);
+    int bucket = snprintf(NULL, 0, "/netd-b%u.%llu.ipc", config->bucket.count - 1, NUMBER_MAX);
+    int netd = snprintf(NULL, 0, "/sup-netd.%llu.ipc", NUMBER_MAX);
     size_t len = strlen(config->run_dir);
-    size_t len_max = IPC_PATH_LEN_MAX - (size_t)name;
+    size_t len_max = IPC_PATH_LEN_MAX - (size_t)(bucket > netd ? bucket : netd);
     if (strcmp(config->run_dir, config->dir) == 0) {
         buf_printf(error, "run_dir: expected another directory than dir, got %s\n",
                    config->run_dir);
@@ -182,8 +186,16 @@ void datadir_remove_sockets(const char *run_dir, const char *prefix)
 
 /* --- Numbers --- */
 
+static uint64_t wall_us(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+}
+
 /* <dir>/boot holds the highest reserved number, 20 digits and a newline, rewritten in place: one
- * sector. */
+ * sector. Numbers go on from the clock where that is ahead, so that they grow also where the
+ * directory was lost: other nodes know its last ones. */
 static enum err open_numbers(struct datadir *datadir, const char *dir, struct buf *error)
 {
     struct buf path = {0};
@@ -204,6 +216,9 @@ static enum err open_numbers(struct datadir *datadir, const char *dir, struct bu
             err = ERR_CORRUPT;
         }
     }
+    uint64_t clock = wall_us();
+    if (clock > datadir->number && clock < NUMBER_MAX)
+        datadir->number = clock;
     datadir->number_reserved = datadir->number;
     if (err == ERR_OK && !reserve_numbers(datadir))
         err = fail(error, name, "write");
@@ -229,7 +244,7 @@ uint64_t datadir_next_number(struct datadir *datadir)
     /* Numbers that could be given twice are worse than a node that ends: the disk is broken. */
     if (datadir->number == datadir->number_reserved)
         ASSERT(reserve_numbers(datadir));
-    ASSERT(datadir->number < UINT32_MAX);
+    ASSERT(datadir->number < NUMBER_MAX);
     return ++datadir->number;
 }
 

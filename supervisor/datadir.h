@@ -13,8 +13,8 @@ enum err datadir_open(const struct config *config, struct datadir **ret_datadir,
                       struct buf *error) MUST_CHECK;
 /* Gives the locks back. */
 void datadir_close(struct datadir *datadir);
-/* A number from 1 on, never given before on this directory, across restarts and crashes:
- * incarnations and links. */
+/* A number greater than all given before on this directory, across restarts and crashes, and (as
+ * far as the clock tells) across the directory's loss: incarnations and links. */
 uint64_t datadir_next_number(struct datadir *datadir);
 
 /* Removes the sockets whose names begin with `prefix`, where it is sure that nobody listens on

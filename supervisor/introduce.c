@@ -120,6 +120,14 @@ void introduce_bucket_state(struct supervisor *s, const struct supervised *child
         send_state(s, child->index, state_of(child));
 }
 
+void introduce_bucket_ended(struct supervisor *s, const struct supervised *child)
+{
+    if (child->kind == CHILD_BUCKETD && s->children[0].linked)
+        msg_pack_bucket_ended(
+            s->ops.outbox(s->ops.ctx, 0),
+            &(struct msg_bucket_ended){.bucket = child->index, .boot = child->boot});
+}
+
 void introduce_all_states(struct supervisor *s)
 {
     for (uint32_t bucket = 0; bucket < s->bucket_count; bucket++) {

@@ -12,12 +12,20 @@
 #include "common/assert.h"
 #include "supervisor/datadir.h"
 
+#define NEVER "It can't change afterwards"
+#define NOT_YET                                                                                    \
+    "It can't change yet: buckets would have to move between nodes, which this version can't do"
+
 static enum err create_meta(const struct config *config, struct uuid *ret_cluster_id,
                             struct buf *error);
+static struct uuid make_cluster_id(const struct config *config);
 static enum err check_meta(const json_t *meta, const char *path, const struct config *config,
                            struct uuid *ret_cluster_id, struct buf *error);
+static enum err check_cluster(const json_t *meta, const char *path, const struct config *config,
+                              const struct uuid *id, struct buf *error);
 static enum err check_number(const json_t *meta, const char *path, const char *section,
-                             const char *name, uint64_t configured, struct buf *error);
+                             const char *name, uint64_t configured, const char *reason,
+                             struct buf *error);
 
 enum err meta_open(const struct config *config, struct uuid *ret_cluster_id, struct buf *error)
 {
@@ -56,23 +64,22 @@ enum err meta_open(const struct config *config, struct uuid *ret_cluster_id, str
 static enum err create_meta(const struct config *config, struct uuid *ret_cluster_id,
                             struct buf *error)
 {
-    uint8_t random[16];
-    ASSERT(getrandom(random, sizeof random, 0) == sizeof random);
-    struct uuid id = uuid_random(random);
+    struct uuid id = make_cluster_id(config);
     char id_text[UUID_TEXT_LEN], created[32];
     uuid_format(&id, id_text);
     time_t now = time(NULL);
     struct tm utc;
     gmtime_r(&now, &utc);
     strftime(created, sizeof created, "%Y-%m-%dT%H:%M:%SZ", &utc);
-    json_t *meta = json_pack("{s:i, s:s%, s:s, s:{s:I}, s:{s:I}, s:{s:I, s:I}}", "format",
-                             (int)FORMAT_VERSION, "cluster_id", id_text, (size_t)UUID_TEXT_LEN,
-                             "created", created, "bucket", "count",
-                             (json_int_t)config->bucket.count, "partition", "count",
-                             (json_int_t)config->partition.count, "node", "count",
-                             (json_int_t)config->node.count, "index",
-                             (json_int_t)config->node.index);
+    json_t *meta = json_pack(
+        "{s:i, s:s%, s:s, s:{s:I}, s:{s:I}, s:{s:I, s:I}, s:{s:I}}", "format", (int)FORMAT_VERSION,
+        "cluster_id", id_text, (size_t)UUID_TEXT_LEN, "created", created, "bucket", "count",
+        (json_int_t)config->bucket.count, "partition", "count", (json_int_t)config->partition.count,
+        "node", "count", (json_int_t)config->node.count, "index", (json_int_t)config->node.index,
+        "replication", "factor", (json_int_t)config->replication.factor);
     ASSERT(meta != NULL);
+    if (config->node.count > 1)
+        json_object_set_new(meta, "cluster", json_pack("{s:s}", "name", config->cluster.name));
     char *text = json_dumps(meta, JSON_INDENT(2));
     ASSERT(text != NULL);
     struct buf content = {0};
@@ -84,6 +91,16 @@ static enum err create_meta(const struct config *config, struct uuid *ret_cluste
     if (err == ERR_OK)
         *ret_cluster_id = id;
     return err;
+}
+
+/* The nodes of a cluster come to the same id without asking each other. */
+static struct uuid make_cluster_id(const struct config *config)
+{
+    if (config->node.count > 1)
+        return uuid_of_cluster(span_str(config->cluster.name));
+    uint8_t random[16];
+    ASSERT(getrandom(random, sizeof random, 0) == sizeof random);
+    return uuid_random(random);
 }
 
 static enum err check_meta(const json_t *meta, const char *path, const struct config *config,
@@ -101,20 +118,41 @@ static enum err check_meta(const json_t *meta, const char *path, const struct co
         buf_printf(error, "%s: cluster_id: expected a UUID\n", path);
         return ERR_CORRUPT;
     }
-    enum err err = check_number(meta, path, "bucket", "count", config->bucket.count, error);
+    enum err err = check_number(meta, path, "bucket", "count", config->bucket.count, NEVER, error);
     if (err == ERR_OK)
-        err = check_number(meta, path, "partition", "count", config->partition.count, error);
+        err = check_number(meta, path, "partition", "count", config->partition.count, NEVER, error);
     if (err == ERR_OK)
-        err = check_number(meta, path, "node", "count", config->node.count, error);
+        err = check_number(meta, path, "node", "count", config->node.count, NOT_YET, error);
+    if (err == ERR_OK && config->node.count > 1)
+        err = check_cluster(meta, path, config, &cluster_id, error);
     if (err == ERR_OK)
-        err = check_number(meta, path, "node", "index", config->node.index, error);
+        err = check_number(meta, path, "node", "index", config->node.index, NEVER, error);
+    /* Directories of single nodes from before there were others don't name it. */
+    if (err == ERR_OK && json_object_get(meta, "replication") != NULL)
+        err = check_number(meta, path, "replication", "factor", config->replication.factor, NOT_YET,
+                           error);
     if (err == ERR_OK)
         *ret_cluster_id = cluster_id;
     return err;
 }
 
+static enum err check_cluster(const json_t *meta, const char *path, const struct config *config,
+                              const struct uuid *id, struct buf *error)
+{
+    struct uuid configured = uuid_of_cluster(span_str(config->cluster.name));
+    const char *name = json_string_value(json_object_get(json_object_get(meta, "cluster"), "name"));
+    if (uuid_equal(&configured, id))
+        return ERR_OK;
+    buf_printf(error,
+               "cluster.name is '%s' in the configuration, but this data directory belongs to the "
+               "cluster '%s' (%s).\n%s, or use another directory.\n",
+               config->cluster.name, name != NULL ? name : "", path, NEVER);
+    return ERR_CONFIG;
+}
+
 static enum err check_number(const json_t *meta, const char *path, const char *section,
-                             const char *name, uint64_t configured, struct buf *error)
+                             const char *name, uint64_t configured, const char *reason,
+                             struct buf *error)
 {
     const json_t *value = json_object_get(json_object_get(meta, section), name);
     if (!json_is_integer(value)) {
@@ -125,9 +163,8 @@ static enum err check_number(const json_t *meta, const char *path, const char *s
         return ERR_OK;
     buf_printf(error,
                "%s.%s is %lu in the configuration, but this data directory was created with %lld "
-               "(%s).\nIt can't change afterwards: configure %s.%s %lld, or use another "
-               "directory.\n",
-               section, name, configured, (long long)json_integer_value(value), path, section, name,
-               (long long)json_integer_value(value));
+               "(%s).\n%s: configure %s.%s %lld, or use another directory.\n",
+               section, name, configured, (long long)json_integer_value(value), path, reason,
+               section, name, (long long)json_integer_value(value));
     return ERR_CONFIG;
 }

@@ -4,9 +4,11 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "common/assert.h"
+#include "common/placement.h"
 #include "supervisor/meta.h"
 #include "supervisor/node_internal.h"
 
@@ -21,7 +23,7 @@ static void init_supervisor(struct node *node);
 static void start_loop(struct node *node);
 static bool start_child(void *ctx, unsigned number, uint64_t boot);
 static enum err open_child_link(struct node_child *child, uint64_t boot);
-static void on_child_exit(void *ctx, const char *how);
+static void on_child_exit(void *ctx, const char *how, bool again);
 static void drop_link(struct node_child *child);
 static void turn(struct node *node);
 static void ask_stats(uv_timer_t *timer);
@@ -47,11 +49,20 @@ _Noreturn void node_run(const struct config *config)
     abort(); /* it ends in turn() */
 }
 
+static uint64_t wall_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
 /* Everything that can be wrong with the start. */
 static enum err prepare_node(struct node *node, struct buf *error)
 {
-    if (node->config->node.count > 1) {
-        buf_printf(error, "node.count is %u: this version runs single nodes only\n",
+    if (node->config->node.count > 1 && node->config->bucket.ids_count > 0) {
+        buf_printf(error,
+                   "bucket.ids: expected all where node.count is above 1 (it is %u): which "
+                   "nodes hold a bucket follows from its number\n",
                    node->config->node.count);
         return ERR_CONFIG;
     }
@@ -70,6 +81,7 @@ static enum err prepare_node(struct node *node, struct buf *error)
     if (err != ERR_OK)
         return err;
     node->boot = datadir_next_number(node->datadir);
+    node->age_ms = wall_ms();
     node->config_fd = process_config_fd(node->config);
     return ERR_OK;
 }
@@ -127,22 +139,41 @@ static void node_ready(void *ctx)
               node_now_ms() - node->started_ms);
 }
 
+/* Those that run here; returns how many. */
+static unsigned choose_buckets(const struct config *c, uint32_t *ret_buckets)
+{
+    if (c->bucket.ids_count > 0) {
+        memcpy(ret_buckets, c->bucket.ids, c->bucket.ids_count * sizeof *ret_buckets);
+        return c->bucket.ids_count;
+    }
+    unsigned count = 0;
+    for (uint32_t bucket = 0; bucket < c->bucket.count; bucket++) {
+        if (placement_holds(bucket, c->node.count, c->replication.factor, c->node.index))
+            ret_buckets[count++] = bucket;
+    }
+    return count;
+}
+
 static void init_supervisor(struct node *node)
 {
     const struct config *c = node->config;
-    unsigned count = c->bucket.ids_count > 0 ? c->bucket.ids_count : c->bucket.count;
-    uint32_t *buckets = calloc(count, sizeof *buckets);
+    uint32_t *buckets = calloc(max_u64(c->bucket.count, c->bucket.ids_count), sizeof *buckets);
+    ASSERT(buckets != NULL);
+    unsigned count = choose_buckets(c, buckets);
+    if (count == 0)
+        log_warn(&node->log, "node.spare",
+                 "buckets=%u nodes=%u replicas=%u reason=\"no bucket has a replica here\"",
+                 c->bucket.count, c->node.count, c->replication.factor);
     node->children = calloc(count + 1, sizeof *node->children);
-    ASSERT(buckets != NULL && node->children != NULL);
-    for (unsigned i = 0; i < count; i++)
-        buckets[i] = c->bucket.ids_count > 0 ? c->bucket.ids[i] : i;
+    ASSERT(node->children != NULL);
     for (unsigned i = 0; i <= count; i++) {
         node->children[i].node = node;
         node->children[i].number = i;
     }
     struct supervisor_config config = {.backoff_ms_max = c->supervisor.restart_backoff_ms_max,
                                        .crash_limit = c->supervisor.crash_limit,
-                                       .stop_timeout_ms = c->supervisor.stop_timeout_ms};
+                                       .stop_timeout_ms = c->supervisor.stop_timeout_ms,
+                                       .buckets_stop_first = c->node.count > 1};
     struct supervisor_ops ops = {.ctx = node,
                                  .next_number = next_number,
                                  .start = start_child,
@@ -174,6 +205,7 @@ static bool start_child(void *ctx, unsigned number, uint64_t boot)
         .index = c->index,
         .boot = boot,
         .supervisor_boot = node->boot,
+        .age_ms = node->age_ms,
         .link_path = child->link_path,
         .cluster_id = node->cluster_id,
         .config_fd = node->config_fd,
@@ -221,10 +253,8 @@ static enum err open_child_link(struct node_child *child, uint64_t boot)
                                  .own_boot = node->boot,
                                  .peer_boot = boot,
                                  .log = &node->log};
-    struct link_callbacks callbacks = {.ctx = child,
-                                       .on_up = on_link_up,
-                                       .on_down = on_link_down,
-                                       .on_message = on_link_message};
+    struct link_callbacks callbacks = {
+        .ctx = child, .on_up = on_link_up, .on_down = on_link_down, .on_message = on_link_message};
     return link_open(&node->loop, &config, &callbacks, &child->link);
 }
 
@@ -237,7 +267,7 @@ static void drop_link(struct node_child *child)
 }
 
 /* Its listeners are gone with it, so their paths can go too. */
-static void on_child_exit(void *ctx, const char *how)
+static void on_child_exit(void *ctx, const char *how, bool again)
 {
     struct node_child *child = ctx;
     struct node *node = child->node;
@@ -251,7 +281,7 @@ static void on_child_exit(void *ctx, const char *how)
     child->process = NULL;
     drop_link(child);
     report_forget(child);
-    supervisor_on_exit(&node->supervisor, child->number, how, node_now_ms());
+    supervisor_on_exit(&node->supervisor, child->number, how, again, node_now_ms());
 }
 
 /* --- The operator --- */
@@ -297,7 +327,8 @@ static void on_signal(uv_signal_t *handle, int number)
 {
     struct node *node = handle->data;
     if (number == SIGHUP) {
-        log_info(&node->log, "signal.ignored", "signal=SIGHUP "
+        log_info(&node->log, "signal.ignored",
+                 "signal=SIGHUP "
                  "reason=\"a changed configuration needs a restart\"");
         return;
     }

@@ -44,6 +44,7 @@ struct node {
     char *netd_exe, *bucketd_exe;
     int config_fd;
     uint64_t boot;
+    uint64_t age_ms;            /* when this node started, ms since the epoch */
     uint64_t started_ms;
     uint64_t stats_req_id;
     uint64_t stop_ms;           /* when a stop was last asked for; 0: never */

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "common/assert.h"
+#include "proto/child.h"
 
 #define CONFIG_FD 3
 #define ENV_MAX   16
@@ -48,6 +49,7 @@ struct process *process_start(uv_loop_t *loop, const struct process_spec *spec,
         format("--index=%lu", spec->index),
         format("--boot=%lu", spec->boot),
         format("--supervisor-boot=%lu", spec->supervisor_boot),
+        format("--age=%lu", spec->age_ms),
         format("--supervisor=%s", spec->link_path),
         format("--config-fd=%d", CONFIG_FD),
         format("--parent=%d", getpid()),
@@ -89,9 +91,9 @@ struct process *process_start(uv_loop_t *loop, const struct process_spec *spec,
 /* What a child may need, and nothing that happened to be in the operator's shell. */
 static void make_env(unsigned pool_threads, char *env[ENV_MAX])
 {
-    static const char *const kept[] = {"PATH",         "LANG",          "LC_ALL",
-                                       "TZ",           "ASAN_OPTIONS",  "UBSAN_OPTIONS",
-                                       "LSAN_OPTIONS", "ASAN_SYMBOLIZER_PATH"};
+    static const char *const kept[] = {
+        "PATH",         "LANG",          "LC_ALL",       "TZ",
+        "ASAN_OPTIONS", "UBSAN_OPTIONS", "LSAN_OPTIONS", "ASAN_SYMBOLIZER_PATH"};
     unsigned count = 0;
     for (unsigned i = 0; i < sizeof kept / sizeof *kept; i++) {
         const char *value = getenv(kept[i]);
@@ -122,7 +124,8 @@ static void on_process_exit(uv_process_t *handle, int64_t status, int signal_num
         snprintf(how, sizeof how, "signal %d (%s)", signal_number, strsignal(signal_number));
     else
         snprintf(how, sizeof how, "exit %ld", (long)status);
-    process->on_exit(process->ctx, how);
+    bool again = signal_number == 0 && status == CHILD_EXIT_AGAIN;
+    process->on_exit(process->ctx, how, again);
     uv_close((uv_handle_t *)handle, free_process);
 }
 

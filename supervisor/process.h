@@ -12,13 +12,15 @@ struct process_spec {
     const char *exe;            /* absolute */
     uint64_t index, boot, supervisor_boot;
     const char *link_path;      /* where it listens for the supervisor */
+    uint64_t age_ms;            /* when this node started, ms since the epoch */
     struct uuid cluster_id;
     int config_fd;              /* the resolved configuration; the child gets it as descriptor 3 */
     unsigned pool_threads;      /* UV_THREADPOOL_SIZE */
 };
 
-/* how: "exit 1" or "signal 9 (Killed)". The process is freed afterwards. */
-typedef void process_exit_fn(void *ctx, const char *how);
+/* how: "exit 1" or "signal 9 (Killed)"; again: it ended in order to be started again
+ * (CHILD_EXIT_AGAIN). The process is freed afterwards. */
+typedef void process_exit_fn(void *ctx, const char *how, bool again);
 
 /* Must be called on the main thread: PR_SET_PDEATHSIG follows the thread that forked. NULL:
  * logged. */

@@ -11,10 +11,12 @@ static void child_failed(struct supervisor *s, struct supervised *c, uint64_t no
 static void child_crashed(struct supervisor *s, struct supervised *c, uint64_t now_ms);
 static void on_ready(struct supervisor *s, struct supervised *c, const struct msg_child_ready *m,
                      uint64_t now_ms);
-static void ask_to_stop(struct supervisor *s, struct supervised *c, uint64_t now_ms);
+static void ask_to_stop(struct supervisor *s, struct supervised *c, uint64_t timeout_ms,
+                        uint64_t now_ms);
 static void kill_child(struct supervisor *s, struct supervised *c, const char *why);
 static void tick_child(struct supervisor *s, struct supervised *c, uint64_t now_ms);
 static void go_on_stopping(struct supervisor *s, uint64_t now_ms);
+static uint64_t stop_timeout_ms(const struct supervisor *s, uint64_t now_ms);
 static void refill_tokens(struct supervised *c, uint64_t now_ms);
 static void check_ready(struct supervisor *s);
 static void enter(struct supervisor *s, struct supervised *c, enum child_state state);
@@ -146,7 +148,8 @@ static void start_child(struct supervisor *s, struct supervised *c, uint64_t now
         child_failed(s, c, now_ms);
 }
 
-void supervisor_on_exit(struct supervisor *s, unsigned child, const char *how, uint64_t now_ms)
+void supervisor_on_exit(struct supervisor *s, unsigned child, const char *how, bool again,
+                        uint64_t now_ms)
 {
     struct supervised *c = &s->children[child];
     char name[24];
@@ -155,9 +158,12 @@ void supervisor_on_exit(struct supervisor *s, unsigned child, const char *how, u
     c->running = c->linked = false;
     c->kill_ms = UINT64_MAX;
     introduce_forget(s, c);
+    introduce_bucket_ended(s, c);
     if (!wanted)
-        log_warn(s->log, "process.ended", "process=%s boot=%lu how=\"%s\" state=%s after_ms=%lu",
-                 name, c->boot, how, child_state_name(c->state), now_ms - c->started_ms);
+        log_event(s->log, again ? LOG_INFO : LOG_WARN, "process.ended",
+                  "process=%s boot=%lu how=\"%s\" state=%s after_ms=%lu", name, c->boot,
+                  again ? "to start again" : how, child_state_name(c->state),
+                  now_ms - c->started_ms);
     if (s->stopping != STOP_NONE) {
         enter(s, c, CHILD_STOPPING);
         go_on_stopping(s, now_ms);
@@ -165,7 +171,7 @@ void supervisor_on_exit(struct supervisor *s, unsigned child, const char *how, u
         c->restarts++;
         start_child(s, c, now_ms);
         introduce_bucket_state(s, c);
-    } else if (c->state == CHILD_UP) {
+    } else if (c->state == CHILD_UP || again) {
         child_crashed(s, c, now_ms);
     } else {
         child_failed(s, c, now_ms);
@@ -234,7 +240,7 @@ void supervisor_restart(struct supervisor *s, unsigned child, uint64_t now_ms)
         return;
     if (c->running) {
         c->restart_asked = true;
-        ask_to_stop(s, c, now_ms);
+        ask_to_stop(s, c, s->config.stop_timeout_ms, now_ms);
     } else {
         c->failures = 0;
         c->quick_tokens = QUICK_RESTARTS_MAX;
@@ -245,16 +251,17 @@ void supervisor_restart(struct supervisor *s, unsigned child, uint64_t now_ms)
 /* --- Stopping --- */
 
 /* A process that isn't ready yet has nothing to finish: recovery may be cut at any point. */
-static void ask_to_stop(struct supervisor *s, struct supervised *c, uint64_t now_ms)
+static void ask_to_stop(struct supervisor *s, struct supervised *c, uint64_t timeout_ms,
+                        uint64_t now_ms)
 {
     bool working = c->state == CHILD_UP && c->linked;
     if (c->state != CHILD_STOPPING) {
         enter(s, c, CHILD_STOPPING);
         introduce_bucket_state(s, c);
-        c->kill_ms = min_u64(c->kill_ms, now_ms + s->config.stop_timeout_ms);
+        c->kill_ms = min_u64(c->kill_ms, now_ms + timeout_ms);
         if (working)
             msg_pack_stop(s->ops.outbox(s->ops.ctx, number_of(s, c)),
-                          &(struct msg_stop){.deadline_ms = s->config.stop_timeout_ms});
+                          &(struct msg_stop){.deadline_ms = timeout_ms});
         else
             kill_child(s, c, NULL);
     }
@@ -263,7 +270,8 @@ static void ask_to_stop(struct supervisor *s, struct supervised *c, uint64_t now
 void supervisor_stop(struct supervisor *s, uint64_t now_ms)
 {
     if (s->stopping == STOP_NONE) {
-        s->stopping = STOP_NETD;
+        s->stopping = s->config.buckets_stop_first ? STOP_BUCKETS : STOP_NETD;
+        s->stop_asked_ms = now_ms;
         go_on_stopping(s, now_ms);
         return;
     }
@@ -275,22 +283,31 @@ void supervisor_stop(struct supervisor *s, uint64_t now_ms)
 
 static void go_on_stopping(struct supervisor *s, uint64_t now_ms)
 {
-    if (s->stopping == STOP_NETD) {
-        if (s->children[0].running) {
-            ask_to_stop(s, &s->children[0], now_ms);
+    while (s->stopping != STOP_DONE) {
+        bool netd = s->stopping == STOP_NETD;
+        bool running = false;
+        for (unsigned i = netd ? 0 : 1; i < (netd ? 1 : s->count); i++) {
+            if (s->children[i].running) {
+                running = true;
+                ask_to_stop(s, &s->children[i], stop_timeout_ms(s, now_ms), now_ms);
+            }
+        }
+        if (running)
             return;
-        }
-        s->stopping = STOP_BUCKETS;
+        bool last = netd == s->config.buckets_stop_first;
+        s->stopping = last ? STOP_DONE : netd ? STOP_BUCKETS : STOP_NETD;
     }
-    bool running = false;
-    for (unsigned i = 1; i < s->count; i++) {
-        if (s->children[i].running) {
-            running = true;
-            ask_to_stop(s, &s->children[i], now_ms);
-        }
-    }
-    if (!running)
-        s->stopping = STOP_DONE;
+}
+
+/* Of the phase that begins. A quarter of the whole is kept for netd where it comes last. */
+static uint64_t stop_timeout_ms(const struct supervisor *s, uint64_t now_ms)
+{
+    uint64_t whole_ms = s->config.stop_timeout_ms;
+    if (!s->config.buckets_stop_first)
+        return whole_ms;
+    uint64_t share_ms = s->stopping == STOP_BUCKETS ? whole_ms - whole_ms / 4 : whole_ms;
+    uint64_t end_ms = s->stop_asked_ms + share_ms;
+    return end_ms > now_ms ? end_ms - now_ms : 0;
 }
 
 static void kill_child(struct supervisor *s, struct supervised *c, const char *why)
@@ -331,9 +348,10 @@ uint64_t supervisor_tick(struct supervisor *s, uint64_t now_ms)
 static void tick_child(struct supervisor *s, struct supervised *c, uint64_t now_ms)
 {
     if (c->running && now_ms >= c->kill_ms) {
-        kill_child(s, c, c->state == CHILD_STARTING   ? "no sign of life after its start"
-                         : c->state == CHILD_STOPPING ? "didn't stop in time"
-                                                      : "its link is lost");
+        kill_child(s, c,
+                   c->state == CHILD_STARTING   ? "no sign of life after its start"
+                   : c->state == CHILD_STOPPING ? "didn't stop in time"
+                                                : "its link is lost");
     } else if (!c->running && s->stopping == STOP_NONE && now_ms >= c->start_ms) {
         bool was_down = c->state == CHILD_DOWN;
         start_child(s, c, now_ms);

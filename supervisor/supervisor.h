@@ -40,7 +40,7 @@ enum introduction_state {
     INTRODUCTION_UP
 };
 
-/* netd is child 0; then one bucketd for each bucket of this node. */
+/* netd is child 0; then one bucketd for each bucket of this node, perhaps none. */
 struct supervised {
     enum child_kind kind;
     uint32_t index;           /* bucket number */
@@ -91,6 +91,9 @@ struct supervisor_config {
     uint64_t backoff_ms_max;
     unsigned crash_limit;
     uint64_t stop_timeout_ms; /* for netd, and then for the buckets */
+    /* The buckets, then netd, all within stop_timeout_ms: where there are other nodes, netd's links
+     * to them are what buckets hand their leadership over by, and clients are served by others. */
+    bool buckets_stop_first;
 };
 
 enum stop_phase { STOP_NONE, STOP_NETD, STOP_BUCKETS, STOP_DONE };
@@ -103,6 +106,7 @@ struct supervisor {
     struct supervised *children;
     uint32_t bucket_count;    /* of the node's whole configuration, also those that run elsewhere */
     enum stop_phase stopping;
+    uint64_t stop_asked_ms;
     bool gave_up;             /* netd never came up: the node can't serve */
     bool ready;               /* node_ready was called */
 };
@@ -120,12 +124,14 @@ void supervisor_on_linked(struct supervisor *s, unsigned child, uint64_t now_ms)
 void supervisor_on_unlinked(struct supervisor *s, unsigned child, uint64_t now_ms);
 void supervisor_on_message(struct supervisor *s, unsigned child, const struct msg *msg,
                            uint64_t now_ms);
-/* The process ended. how: "exit 1", "signal 9", for the log. */
-void supervisor_on_exit(struct supervisor *s, unsigned child, const char *how, uint64_t now_ms);
+/* The process ended. how: "exit 1", "signal 9", for the log. again: so that it is started again. */
+void supervisor_on_exit(struct supervisor *s, unsigned child, const char *how, bool again,
+                        uint64_t now_ms);
 /* The operator wants it started afresh: stopped cleanly where it runs, tried at once where it
  * doesn't. */
 void supervisor_restart(struct supervisor *s, unsigned child, uint64_t now_ms);
-/* netd first (it answers what is in flight), then the buckets. Called again: kills what is left. */
+/* netd first (it answers what is in flight), then the buckets; or the other way round. Called again:
+ * kills what is left. */
 void supervisor_stop(struct supervisor *s, uint64_t now_ms);
 /* Does what is due; returns when it wants to be called next. */
 uint64_t supervisor_tick(struct supervisor *s, uint64_t now_ms);
@@ -142,6 +148,8 @@ void introduce_on_listening(struct supervisor *s, struct supervised *child,
 void introduce_on_link_state(struct supervisor *s, const struct msg_link_state *m, uint64_t now_ms);
 /* This child ended: its links are gone. */
 void introduce_forget(struct supervisor *s, struct supervised *child);
+/* This process of a bucket has ended: netd tells the other nodes. */
+void introduce_bucket_ended(struct supervisor *s, const struct supervised *child);
 /* Tells netd what became of a bucket; of all of them when netd is new. */
 void introduce_bucket_state(struct supervisor *s, const struct supervised *child);
 void introduce_all_states(struct supervisor *s);

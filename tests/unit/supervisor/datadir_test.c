@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "supervisor/datadir.h"
@@ -85,6 +86,49 @@ START_TEST(numbers_are_never_given_twice)
 }
 END_TEST
 
+static uint64_t clock_us(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+}
+
+/* Other nodes would take a lower number for a process that ended before. */
+START_TEST(numbers_grow_when_the_directory_was_lost)
+{
+    uint64_t before[2], after[2], begin = clock_us();
+    char command[128];
+    take_numbers(1000, before);
+    ck_assert_uint_gt(before[0], begin);
+    while (clock_us() <= before[1])
+        ;
+    snprintf(command, sizeof command, "rm -rf %s/data", root);
+    ck_assert_int_eq(system(command), 0);
+    take_numbers(1, after);
+    ck_assert_uint_gt(after[0], before[1]);
+}
+END_TEST
+
+static void write_number(const char *text)
+{
+    mkdir(config.dir, 0755);
+    ck_assert_int_eq(datadir_write_file(config.dir, "boot", span_str(text), &error), ERR_OK);
+}
+
+START_TEST(numbers_grow_when_the_clock_goes_back)
+{
+    uint64_t ends[2];
+    write_number("00005000000000000000\n"); /* of a time when the clock was ahead */
+    take_numbers(2, ends);
+    ck_assert_uint_eq(ends[0], 5000000000000001);
+    take_numbers(1, ends);
+    ck_assert_uint_eq(ends[0], 5000000000000101);
+    write_number("00000000000000000017\n"); /* of a version that counted from 1 */
+    take_numbers(1, ends);
+    ck_assert_uint_gt(ends[0], 1600000000000000);
+}
+END_TEST
+
 START_TEST(a_damaged_number_file_is_refused)
 {
     uint64_t ends[2];
@@ -150,10 +194,10 @@ START_TEST(a_run_directory_with_too_long_a_path_is_refused)
 {
     char more[256];
     struct datadir *datadir;
-    snprintf(more, sizeof more, "run_dir: /%0*d", 84, 0);
+    snprintf(more, sizeof more, "run_dir: /%0*d", 77, 0);
     configure("data", more);
     ck_assert_int_eq(datadir_open(&config, &datadir, &error), ERR_CONFIG);
-    ck_assert_ptr_nonnull(strstr(error_text(), "run_dir: expected a path of at most 84 bytes"));
+    ck_assert_ptr_nonnull(strstr(error_text(), "run_dir: expected a path of at most 77 bytes"));
     ck_assert_int_ne(access(config.dir, F_OK), 0); /* refused before anything was made */
 }
 END_TEST
@@ -181,6 +225,58 @@ START_TEST(meta_keeps_what_cannot_change)
               "cluster: {secret: 0123456789abcdef}",
               ERR_CONFIG, &second);
     ck_assert_ptr_nonnull(strstr(error_text(), "node.count is 3"));
+}
+END_TEST
+
+/* A node of three; `more` are further lines. */
+static void open_cluster_meta(const char *more, enum err expected, struct uuid *ret_id)
+{
+    char text[384];
+    snprintf(text, sizeof text, "network: {peers: 'a:1,b:1,c:1'}\n%s", more);
+    open_meta(text, expected, ret_id);
+}
+
+#define SECRET "secret: 0123456789abcdef"
+
+START_TEST(meta_of_a_cluster)
+{
+    struct uuid first, again, expected = uuid_of_cluster(span_str("blue"));
+    open_cluster_meta("node: {index: 1}\ncluster: {name: blue, " SECRET "}", ERR_OK, &first);
+    ck_assert(uuid_equal(&first, &expected));
+    open_cluster_meta("node: {index: 1}\ncluster: {name: blue, " SECRET "}", ERR_OK, &again);
+    ck_assert(uuid_equal(&first, &again));
+    open_cluster_meta("node: {index: 1}\ncluster: {name: red, " SECRET "}", ERR_CONFIG, &again);
+    ck_assert_ptr_nonnull(strstr(error_text(),
+                                 "cluster.name is 'red' in the configuration, but "
+                                 "this data directory belongs to the cluster 'blue'"));
+    open_cluster_meta("node: {index: 2}\ncluster: {name: blue, " SECRET "}", ERR_CONFIG, &again);
+    ck_assert_ptr_nonnull(strstr(error_text(), "node.index is 2 in the configuration, but this "
+                                               "data directory was created with 1"));
+    open_cluster_meta("node: {index: 1}\ncluster: {name: blue, " SECRET "}\n"
+                      "replication: {factor: 2}",
+                      ERR_CONFIG, &again);
+    ck_assert_ptr_nonnull(strstr(error_text(), "replication.factor is 2"));
+    ck_assert_ptr_nonnull(strstr(error_text(), "can't change yet: buckets would have to move"));
+    open_meta("network: {peers: 'a:1,b:1,c:1,d:1'}\nnode: {index: 1}\n"
+              "cluster: {name: blue, " SECRET "}",
+              ERR_CONFIG, &again);
+    ck_assert_ptr_nonnull(strstr(error_text(), "node.count is 4"));
+    ck_assert_ptr_nonnull(strstr(error_text(), "can't change yet: buckets would have to move"));
+    open_meta("", ERR_CONFIG, &again); /* nor become a single node */
+}
+END_TEST
+
+START_TEST(meta_of_a_single_node_from_before_there_were_others)
+{
+    struct uuid id;
+    configure("data", "");
+    mkdir(config.dir, 0755);
+    static const char text[] =
+        "{\"format\": 1, \"cluster_id\": \"550e8400-e29b-41d4-a716-446655440000\", \"bucket\": "
+        "{\"count\": 4}, \"partition\": {\"count\": 32}, \"node\": {\"count\": 1, \"index\": 0}}";
+    ck_assert_int_eq(datadir_write_file(config.dir, "meta.json", span_str(text), &error), ERR_OK);
+    open_meta("", ERR_OK, &id);
+    ck_assert_uint_eq(id.bytes[0], 0x55);
 }
 END_TEST
 
@@ -227,12 +323,16 @@ int main(void)
     TCase *tcase = tcase_create("datadir");
     tcase_add_checked_fixture(tcase, setup, teardown);
     tcase_add_test(tcase, numbers_are_never_given_twice);
+    tcase_add_test(tcase, numbers_grow_when_the_directory_was_lost);
+    tcase_add_test(tcase, numbers_grow_when_the_clock_goes_back);
     tcase_add_test(tcase, a_damaged_number_file_is_refused);
     tcase_add_test(tcase, a_second_node_is_refused_by_pid);
     tcase_add_test(tcase, a_run_directory_belongs_to_one_node);
     tcase_add_test(tcase, the_run_directory_is_private_and_tidied);
     tcase_add_test(tcase, a_run_directory_with_too_long_a_path_is_refused);
     tcase_add_test(tcase, meta_keeps_what_cannot_change);
+    tcase_add_test(tcase, meta_of_a_cluster);
+    tcase_add_test(tcase, meta_of_a_single_node_from_before_there_were_others);
     tcase_add_test(tcase, damaged_meta_is_refused);
     tcase_add_test(tcase, missing_meta_beside_data_is_refused);
     suite_add_tcase(suite, tcase);

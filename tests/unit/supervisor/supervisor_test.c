@@ -74,11 +74,13 @@ static void no_log(void *ctx, enum log_level level, const char *line)
 
 static const struct log log_handle = {.proc = "test", .sink = no_log};
 
-static void setup(void)
+static void setup_with(bool buckets_stop_first)
 {
     static const uint32_t buckets[] = {0, 1};
-    struct supervisor_config config = {
-        .backoff_ms_max = 10000, .crash_limit = 5, .stop_timeout_ms = 3000};
+    struct supervisor_config config = {.backoff_ms_max = 10000,
+                                       .crash_limit = 5,
+                                       .stop_timeout_ms = 3000,
+                                       .buckets_stop_first = buckets_stop_first};
     struct supervisor_ops ops = {.next_number = next_number,
                                  .start = start,
                                  .kill = kill_process,
@@ -88,6 +90,11 @@ static void setup(void)
                                  .node_ready = node_ready};
     now_ms = 1000000;
     supervisor_init(&s, &config, 4, buckets, 2, &ops, &log_handle);
+}
+
+static void setup(void)
+{
+    setup_with(false);
 }
 
 static void teardown(void)
@@ -174,12 +181,17 @@ static void ready(unsigned child)
     say(child, (struct msg){.tag = TAG_child_ready});
 }
 
-static void ended(unsigned child)
+static void ended_as(unsigned child, bool again)
 {
     boots[child] = 0;
     buf_clear(&outboxes[child], 4096);
-    supervisor_on_exit(&s, child, "signal 9", now_ms);
+    supervisor_on_exit(&s, child, again ? "exit 75" : "signal 9", again, now_ms);
     supervisor_tick(&s, now_ms);
+}
+
+static void ended(unsigned child)
+{
+    ended_as(child, false);
 }
 
 /* The bucketd listens, netd dials and reports the link as up. Returns its number. */
@@ -430,6 +442,88 @@ START_TEST(a_process_that_said_bye_must_leave)
 }
 END_TEST
 
+START_TEST(stop_in_a_cluster_is_the_buckets_first_then_netd)
+{
+    teardown();
+    setup_with(true);
+    all_up();
+    uint64_t boot = boots[1];
+    supervisor_stop(&s, now_ms);
+    check_none(0, TAG_stop);
+    ck_assert_uint_eq(take(1, TAG_stop).u.stop.deadline_ms, 2250); /* netd gets the rest */
+    take(2, TAG_stop);
+    say(1, (struct msg){.tag = TAG_bye});
+    ended(1);
+    struct msg msg = take(0, TAG_bucket_ended); /* the other nodes needn't find out by waiting */
+    ck_assert_uint_eq(msg.u.bucket_ended.bucket, 0);
+    ck_assert_uint_eq(msg.u.bucket_ended.boot, boot);
+    pass(2249);
+    ck_assert_uint_eq(kills[2], 0);
+    check_none(0, TAG_stop);
+    pass(1);
+    ck_assert_uint_eq(kills[2], 1); /* too slow */
+    ended(2);
+    ck_assert_uint_eq(take(0, TAG_stop).u.stop.deadline_ms, 750);
+    ck_assert_int_eq(s.stopping, STOP_NETD);
+    pass(749);
+    ck_assert_uint_eq(kills[0], 0);
+    pass(1);
+    ck_assert_uint_eq(kills[0], 1); /* all within the time for a stop */
+    ended(0);
+    ck_assert_int_eq(s.stopping, STOP_DONE);
+    ck_assert_uint_eq(starts[0] + starts[1] + starts[2], 3);
+}
+END_TEST
+
+START_TEST(a_netd_that_dies_while_the_buckets_stop_is_not_waited_for)
+{
+    teardown();
+    setup_with(true);
+    all_up();
+    supervisor_stop(&s, now_ms);
+    ended(0);
+    ck_assert_int_eq(s.stopping, STOP_BUCKETS);
+    ended(1);
+    ended(2);
+    ck_assert_int_eq(s.stopping, STOP_DONE);
+    ck_assert_uint_eq(starts[0], 1);
+}
+END_TEST
+
+START_TEST(the_end_of_a_buckets_process_is_told)
+{
+    all_up();
+    uint64_t boot = boots[2];
+    ended(2);
+    ck_assert_uint_gt(boots[2], boot);
+    struct msg msg = take(0, TAG_bucket_ended);
+    ck_assert_uint_eq(msg.u.bucket_ended.bucket, 1);
+    ck_assert_uint_eq(msg.u.bucket_ended.boot, boot); /* not the new one's */
+    ended(0);
+    check_none(0, TAG_bucket_ended);
+    ended(2); /* nobody to be told: netd isn't there yet */
+    ck_assert_uint_eq(outboxes[0].len, 0);
+}
+END_TEST
+
+START_TEST(a_process_that_ends_to_be_started_again_is_started_at_once)
+{
+    supervisor_start(&s, now_ms);
+    for (unsigned i = 0; i < CHILDREN; i++)
+        linked(i);
+    for (unsigned i = 0; i < QUICK_RESTARTS_MAX; i++) {
+        ended_as(1, true); /* before it was ready */
+        ck_assert_int_eq(s.children[1].state, CHILD_STARTING);
+        ck_assert_uint_eq(starts[1], i + 2);
+        ck_assert_uint_eq(s.children[1].failures, 0);
+    }
+    ended_as(1, true); /* but not as fast as it can, for ever */
+    ck_assert_int_eq(s.children[1].state, CHILD_BACKOFF);
+    pass(1000);
+    ck_assert_int_eq(s.children[1].state, CHILD_STARTING);
+}
+END_TEST
+
 START_TEST(stop_during_the_start_kills_what_is_not_ready)
 {
     supervisor_start(&s, now_ms);
@@ -577,6 +671,10 @@ int main(void)
     tcase_add_test(tcase, a_lost_supervisor_link_ends_the_process);
     tcase_add_test(tcase, stop_is_netd_first_then_the_buckets);
     tcase_add_test(tcase, a_process_that_said_bye_must_leave);
+    tcase_add_test(tcase, stop_in_a_cluster_is_the_buckets_first_then_netd);
+    tcase_add_test(tcase, a_netd_that_dies_while_the_buckets_stop_is_not_waited_for);
+    tcase_add_test(tcase, the_end_of_a_buckets_process_is_told);
+    tcase_add_test(tcase, a_process_that_ends_to_be_started_again_is_started_at_once);
     tcase_add_test(tcase, stop_during_the_start_kills_what_is_not_ready);
     tcase_add_test(tcase, stop_twice_kills);
     tcase_add_test(tcase, a_stop_reaches_what_waits_to_be_started);
