@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "common/assert.h"
+#include "proto/child.h"
 
 /* Exit status of a process that met a failed write or sync: the supervisor logs it and starts it
  * again. */
@@ -80,11 +81,21 @@ bool env_posix_finish(struct env_posix *env)
 static struct buf *posix_outbox(struct env *env, uint32_t link)
 {
     struct env_posix *posix = (struct env_posix *)env;
-    return posix->find_outbox(posix->ctx, link);
+    return posix->links.outbox(posix->links.ctx, link);
+}
+
+static struct buf *posix_peer(struct env *env, uint32_t node)
+{
+    struct env_posix *posix = (struct env_posix *)env;
+    return posix->links.peer != NULL ? posix->links.peer(posix->links.ctx, node) : NULL;
 }
 
 static void posix_fatal(struct env *env, enum err err, const char *what)
 {
+    if (err == ERR_OK) {
+        log_info(env->log, "bucket.again", "reason=\"%s\"", what);
+        _exit(CHILD_EXIT_AGAIN);
+    }
     log_error(env->log, "bucket.fatal", "error=%s what=\"%s\"", err_name(err), what);
     _exit(EXIT_FATAL);
 }
@@ -94,17 +105,16 @@ static const struct env_ops posix_ops = {
     .random = posix_random,
     .submit = posix_submit,
     .outbox = posix_outbox,
+    .peer = posix_peer,
     .fatal = posix_fatal,
 };
 
 void env_posix_init(struct env_posix *env, uv_loop_t *loop, struct disk *disk,
-                    const struct log *log, struct buf *(*find_outbox)(void *ctx, uint32_t link),
-                    void *ctx)
+                    const struct log *log, const struct env_posix_links *links)
 {
     *env = (struct env_posix){
         .env = {.ops = &posix_ops, .disk = disk, .log = log},
         .loop = loop,
-        .find_outbox = find_outbox,
-        .ctx = ctx,
+        .links = *links,
     };
 }

@@ -9,12 +9,18 @@
 /* Brief jobs of one step; more go to the pool. */
 #define ENV_FINISHED_MAX 4u
 
+/* Where the core packs messages; either gives NULL where it can't be reached. */
+struct env_posix_links {
+    void *ctx;
+    struct buf *(*outbox)(void *ctx, uint32_t link);
+    /* The same bucket's process on another node; NULL where this node is the only replica. */
+    struct buf *(*peer)(void *ctx, uint32_t node);
+};
+
 struct env_posix {
     struct env env; /* first: the core knows only this */
     uv_loop_t *loop;
-    /* The outbox of a link by its number, NULL when it is gone. */
-    struct buf *(*find_outbox)(void *ctx, uint32_t link);
-    void *ctx;
+    struct env_posix_links links;
     struct job *finished[ENV_FINISHED_MAX]; /* brief jobs whose done is still to come */
     unsigned finished_count;
 };
@@ -23,7 +29,6 @@ struct env_posix {
  * after the core's step. */
 bool env_posix_finish(struct env_posix *env);
 
-/* Fills in env->env. disk and log are borrowed and must outlive it. */
+/* Fills in env->env. disk and log are borrowed and must outlive it; links is copied. */
 void env_posix_init(struct env_posix *env, uv_loop_t *loop, struct disk *disk,
-                    const struct log *log, struct buf *(*find_outbox)(void *ctx, uint32_t link),
-                    void *ctx);
+                    const struct log *log, const struct env_posix_links *links);

@@ -8,19 +8,23 @@
 #include "bucketd/core/bucket.h"
 #include "bucketd/disk_posix.h"
 #include "bucketd/env_posix.h"
+#include "bucketd/relay.h"
+#include "bucketd/report.h"
 #include "common/assert.h"
+#include "common/placement.h"
 #include "proto/child.h"
 
 /* Links at a time: one to netd, and the last one while its end isn't known yet. */
 #define LINKS_MAX 8
 /* Answers that netd hasn't taken; beyond it no request is taken in. */
 #define ANSWERS_WAITING_BYTES_MAX (8u << 20)
+#define NS_PER_MS                 1000000u
 
 struct daemon;
 
 struct bucket_link {
     struct daemon *daemon;
-    uint32_t number; /* the supervisor's; 0: free */
+    uint32_t number; /* the core's; 0: free */
     struct link *link;
 };
 
@@ -36,10 +40,15 @@ struct daemon {
     struct env_posix env;
     struct bucket *bucket;
     struct bucket_link links[LINKS_MAX];
+    struct bucket_link *netd; /* the one that is up; NULL: none */
+    bool replicated;          /* other nodes have replicas of this bucket */
+    struct relay relay;
+    struct report report;
     bool stopping;
 };
 
 static void fill_bucket_config(const struct daemon *d, struct bucket_config *ret_config);
+static void init_relay(struct daemon *d, const struct bucket_config *config);
 static struct disk *open_disk(const struct daemon *d);
 static void open_bucket(struct daemon *d);
 static void start_turns(struct daemon *d);
@@ -59,14 +68,21 @@ static struct bucket_link *find_link(struct daemon *d, uint32_t number)
 
 static void link_up(void *ctx, struct link *link)
 {
-    (void)ctx;
     (void)link; /* netd tells the supervisor */
+    struct bucket_link *l = ctx;
+    l->daemon->netd = l;
+    l->daemon->report = (struct report){0};
 }
 
 static void link_down(void *ctx, struct link *link)
 {
     struct bucket_link *l = ctx;
-    bucket_on_link_lost(l->daemon->bucket, l->number);
+    struct daemon *d = l->daemon;
+    bucket_on_link_lost(d->bucket, l->number);
+    if (d->netd == l) {
+        d->netd = NULL;
+        relay_on_netd_lost(&d->relay);
+    }
     l->number = 0;
     l->link = NULL;
     link_close(link);
@@ -76,7 +92,10 @@ static void link_message(void *ctx, struct link *link, const struct msg *msg)
 {
     (void)link;
     struct bucket_link *l = ctx;
-    bucket_on_message(l->daemon->bucket, l->number, msg);
+    if (msg->tag == TAG_relay)
+        relay_on_message(&l->daemon->relay, &msg->u.relay);
+    else
+        bucket_on_message(l->daemon->bucket, l->number, msg);
 }
 
 /* A new link to netd replaces an older one: its peer knows nothing of it any more. */
@@ -90,7 +109,7 @@ static enum err on_link_listen(void *ctx, uint64_t number, uint64_t peer_index, 
             link_down(&d->links[i], d->links[i].link);
     }
     struct bucket_link *l = find_link(d, 0);
-    ASSERT(l != NULL && number != 0 && number <= UINT32_MAX);
+    ASSERT(l != NULL);
     struct link_config config = {.path = path,
                                  .listen = true,
                                  .own_boot = d->args.boot,
@@ -102,9 +121,11 @@ static enum err on_link_listen(void *ctx, uint64_t number, uint64_t peer_index, 
         .ctx = l, .on_up = link_up, .on_down = link_down, .on_message = link_message};
     l->daemon = d;
     enum err err = link_open(&d->loop, &config, &callbacks, &l->link);
-    if (err == ERR_OK)
-        l->number = (uint32_t)number;
-    return err;
+    if (err != ERR_OK)
+        return err;
+    l->number = relay_new_link(&d->relay);
+    log_debug(&d->log, "link.listening", "link=%lu number=%u", number, l->number);
+    return ERR_OK;
 }
 
 static void on_link_dial(void *ctx, uint64_t number, uint64_t peer_index, uint64_t peer_boot,
@@ -128,24 +149,54 @@ static void on_stop(void *ctx, uint64_t deadline_ms)
 static void on_stats(void *ctx, struct buf *out)
 {
     struct daemon *d = ctx;
-    struct bucket_stats s;
-    bucket_get_stats(d->bucket, &s);
-    buf_printf(out,
-               "events %lu\nappends %lu\nduplicates %lu\nconflicts %lu\nflushes %lu\n"
-               "flushed_events %lu\nflushed_bytes %lu\nreads %lu\ncache_hits %lu\n"
-               "cache_misses %lu\ncache_entries %lu\ncache_bytes %lu\ncache_bytes_max %lu\n"
-               "cache_evictions %lu\nsegments %lu\ndisk_bytes %lu\ncommit_idx %lu\nterm %lu\n"
-               "disk_full %d\n",
-               s.events, s.appends, s.duplicates, s.conflicts, s.flushes, s.flushed_events,
-               s.flushed_bytes, s.reads, s.cache_hits, s.cache_misses, s.cache_entries,
-               s.cache_bytes, s.cache_bytes_max, s.cache_evictions, s.segments, s.disk_bytes,
-               s.commit_idx, s.term, s.disk_full);
+    report_stats(d->bucket, d->replicated, out);
 }
 
 static struct buf *find_outbox(void *ctx, uint32_t number)
 {
-    struct bucket_link *l = number != 0 ? find_link(ctx, number) : NULL;
-    return l != NULL ? link_outbox(l->link) : NULL;
+    struct daemon *d = ctx;
+    struct bucket_link *l = number != 0 ? find_link(d, number) : NULL;
+    return l != NULL ? link_outbox(l->link) : relay_outbox(&d->relay, number);
+}
+
+static struct buf *find_peer(void *ctx, uint32_t node)
+{
+    struct daemon *d = ctx;
+    return relay_peer(&d->relay, node);
+}
+
+/* --- Relays: called by relay.c --- */
+
+static struct buf *netd_outbox(void *ctx)
+{
+    struct daemon *d = ctx;
+    return d->netd != NULL ? link_outbox(d->netd->link) : NULL;
+}
+
+/* What a stopping replica took of a busy leader would keep it from ever being idle. */
+static void on_peer(void *ctx, uint32_t node, const struct msg *msg)
+{
+    struct daemon *d = ctx;
+    if (!d->stopping || msg->tag != TAG_entries)
+        bucket_on_peer_message(d->bucket, node, msg);
+}
+
+static void on_request(void *ctx, uint32_t link, const struct msg *msg)
+{
+    struct daemon *d = ctx;
+    bucket_on_message(d->bucket, link, msg);
+}
+
+static void on_remote_lost(void *ctx, uint32_t link)
+{
+    struct daemon *d = ctx;
+    bucket_on_link_lost(d->bucket, link);
+}
+
+static void on_peer_down(void *ctx, const struct msg *msg)
+{
+    struct daemon *d = ctx;
+    bucket_on_message(d->bucket, 0, msg);
 }
 
 /* --- Life --- */
@@ -168,7 +219,10 @@ int main(int argc, char **argv)
         return EXIT_FAILURE;
     struct bucket_config config;
     fill_bucket_config(d, &config);
-    env_posix_init(&d->env, &d->loop, disk, &d->log, find_outbox, d);
+    d->replicated = config.replica_count > 1;
+    init_relay(d, &config);
+    env_posix_init(&d->env, &d->loop, disk, &d->log,
+                   &(struct env_posix_links){.ctx = d, .outbox = find_outbox, .peer = find_peer});
     d->bucket = bucket_new(&config, &d->env.env);
     /* Recovery blocks the loop; the supervisor must have heard of us before. */
     while (!child_is_up(d->child))
@@ -180,10 +234,19 @@ int main(int argc, char **argv)
     abort(); /* it ends in child_bye */
 }
 
+/* Buckets of this node share its caches. */
+static uint32_t local_buckets(const struct config *c)
+{
+    uint32_t count = c->bucket.ids_count;
+    for (uint32_t bucket = 0; c->bucket.ids_count == 0 && bucket < c->bucket.count; bucket++)
+        count += placement_holds(bucket, c->node.count, c->replication.factor, c->node.index);
+    return count;
+}
+
 static void fill_bucket_config(const struct daemon *d, struct bucket_config *ret_config)
 {
     const struct config *c = &d->config;
-    uint64_t local_buckets = c->bucket.ids_count > 0 ? c->bucket.ids_count : c->bucket.count;
+    uint64_t sharers = max_u64(local_buckets(c), 1);
     *ret_config = (struct bucket_config){
         .bucket = (uint32_t)d->args.index,
         .bucket_count = c->bucket.count,
@@ -194,9 +257,29 @@ static void fill_bucket_config(const struct daemon *d, struct bucket_config *ret
         .compression = c->segment.compression,
         .event_bytes_max = c->append.max_event_bytes,
         .transaction_bytes_max = c->append.max_transaction_bytes,
-        .cache_bytes = c->cache.capacity_bytes / local_buckets,
-        .index_cache_bytes = c->cache.index_capacity_bytes / local_buckets,
+        .cache_bytes = c->cache.capacity_bytes / sharers,
+        .index_cache_bytes = c->cache.index_capacity_bytes / sharers,
+        .boot = d->args.boot,
+        .age = d->args.age_ms,
+        .tick_ns = c->replication.tick_ms * NS_PER_MS,
+        .election_timeout_ns = c->replication.election_timeout_ms * NS_PER_MS,
+        .stale_after_ns = c->replication.stale_after_ms * NS_PER_MS,
+        .uncommitted_bytes_max = c->replication.uncommitted_bytes,
+        .balance_leaders = c->cluster.balance_leaders,
     };
+    ret_config->replica_count = placement_replicas(ret_config->bucket, c->node.count,
+                                                   c->replication.factor, ret_config->replicas);
+}
+
+static void init_relay(struct daemon *d, const struct bucket_config *config)
+{
+    struct relay_ops ops = {.ctx = d,
+                            .netd_outbox = netd_outbox,
+                            .on_peer = on_peer,
+                            .on_request = on_request,
+                            .on_link_lost = on_remote_lost,
+                            .on_peer_down = on_peer_down};
+    relay_init(&d->relay, config->node, config->replicas, config->replica_count, &ops, &d->log);
 }
 
 static struct disk *open_disk(const struct daemon *d)
@@ -266,6 +349,10 @@ static void turn(struct daemon *d)
         uint64_t wait_ns = next_ns > now_ns ? next_ns - now_ns : 0;
         uv_update_time(&d->loop);
         uv_timer_start(&d->timer, on_timer, (wait_ns + 999999) / 1000000, 0);
+    }
+    if (d->replicated && d->netd != NULL) {
+        report_replica(&d->report, d->bucket, uv_hrtime(), link_outbox(d->netd->link));
+        relay_flush(&d->relay);
     }
     for (unsigned i = 0; i < LINKS_MAX; i++) {
         if (d->links[i].number != 0)

@@ -83,7 +83,8 @@ int main(int argc, char **argv)
     ASSERT(mkdtemp(dir) != NULL && uv_loop_init(&driver.loop) == 0);
     struct disk *disk = disk_posix_open(dir, &driver.log);
     ASSERT(disk != NULL);
-    env_posix_init(&driver.env, &driver.loop, disk, &driver.log, find_outbox, &driver);
+    env_posix_init(&driver.env, &driver.loop, disk, &driver.log,
+                   &(struct env_posix_links){.ctx = &driver, .outbox = find_outbox});
     open_bucket(&driver, disk);
     uv_prepare_init(&driver.loop, &driver.prepare);
     uv_timer_init(&driver.loop, &driver.timer);
