@@ -55,7 +55,7 @@ void append_on_request(struct bucket *bucket, uint32_t link, const struct msg *m
                     bucket->config.bucket);
         return;
     }
-    if (!replica_is_alone(bucket) && !is_taken(bucket, link, req))
+    if (!is_taken(bucket, link, req))
         return;
     /* Requests take effect in the order sent: nobody overtakes one that waits. */
     bool others_wait = bucket->waiting.len > bucket->waiting_at;
@@ -76,7 +76,8 @@ static bool is_taken(struct bucket *bucket, uint32_t link, const struct msg_appe
         fail_order(bucket, link, req);
         return false;
     }
-    if (bucket->replica.uncommitted_bytes > bucket->config.uncommitted_bytes_max) {
+    if (!replica_is_alone(bucket) &&
+        bucket->replica.uncommitted_bytes > bucket->config.uncommitted_bytes_max) {
         bucket_fail(bucket, link, req->req_id, ERR_BUSY,
                     "bucket %u: too many appends wait for a quorum", bucket->config.bucket);
         return false;

@@ -5,6 +5,8 @@
 #include "bucketd/core/bucket_internal.h"
 
 static void note_sender(struct bucket *bucket, struct peer *peer, const struct msg_tick *tick);
+static bool find_echoed(const struct bucket *bucket, const struct msg_tick *tick,
+                        uint64_t *ret_sent_ns);
 static void hear_leader(struct bucket *bucket, struct peer *peer, const struct msg_tick *tick);
 static void send_tick(struct bucket *bucket, struct peer *peer, bool ask);
 
@@ -39,13 +41,26 @@ static void note_sender(struct bucket *bucket, struct peer *peer, const struct m
     peer->last_idx = tick->last_idx;
     peer->term = tick->term;
     peer->owes_tick |= tick->ask;
-    if (tick->echo_boot != bucket->config.boot || tick->echo_number > replica->tick_number)
+    uint64_t sent_ns;
+    if (!find_echoed(bucket, tick, &sent_ns))
         return;
     peer->confirmed = true;
-    if (tick->echo_number > peer->echoed) {
-        peer->echoed = tick->echo_number;
-        peer->echoed_ns = now;
-    }
+    peer->echoed = max_u64(peer->echoed, tick->echo_number);
+    peer->echoed_ns = max_u64(peer->echoed_ns, sent_ns);
+}
+
+/* When the tick was sent that this one echoes: however late it comes, it was made after that.
+ * False: it echoes none of this process's last ones. */
+static bool find_echoed(const struct bucket *bucket, const struct msg_tick *tick,
+                        uint64_t *ret_sent_ns)
+{
+    const struct replica *replica = &bucket->replica;
+    if (tick->echo_boot != bucket->config.boot || tick->echo_number == 0 ||
+        tick->echo_number > replica->tick_number ||
+        replica->tick_number - tick->echo_number >= TICKS_REMEMBERED)
+        return false;
+    *ret_sent_ns = replica->tick_sent_ns[tick->echo_number % TICKS_REMEMBERED];
+    return true;
 }
 
 /* A tick of the current term. */
@@ -68,13 +83,9 @@ static void hear_leader(struct bucket *bucket, struct peer *peer, const struct m
         replica_become_follower(bucket, peer->node + 1);
     replica->leader_heard_ns = peer->heard_ns;
     election_reset_timer(bucket, false);
-    /* However late it comes: it was made after the tick that it echoes was sent. */
-    bool dated = tick->echo_boot == bucket->config.boot &&
-                 tick->echo_number <= replica->tick_number &&
-                 replica->tick_number - tick->echo_number < TICKS_REMEMBERED;
-    if (tick->settled && dated)
-        reads_note_statement(bucket, tick->commit_idx,
-                             replica->tick_sent_ns[tick->echo_number % TICKS_REMEMBERED]);
+    uint64_t sent_ns;
+    if (tick->settled && find_echoed(bucket, tick, &sent_ns))
+        reads_note_statement(bucket, tick->commit_idx, sent_ns);
     follow_commit(bucket, tick->commit_idx);
 }
 

@@ -239,7 +239,5 @@ void replicate_advance_commit(struct bucket *bucket)
     if (idx <= wal_commit_idx(wal) || !own_term)
         return;
     commit_up_to(bucket, idx, (struct lsn){0}, (struct span){0});
-    if (wal_commit_idx(wal) >= replica->begun_idx)
-        reads_note_statement(bucket, wal_commit_idx(wal), bucket->env->ops->now_ns(bucket->env));
     append_retry_waiting(bucket); /* a full segment may be left now */
 }
