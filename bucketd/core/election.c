@@ -118,6 +118,7 @@ void election_on_durable(struct bucket *bucket)
     if (replica->phase == ELECTION_VOTE && !replica->asked &&
         (durable >= replica->vote_batch || early)) {
         replica->asked = true;
+        replica->asked_ns = bucket->env->ops->now_ns(bucket->env);
         ask_for_votes(bucket, false);
         count_grants(bucket);
     }

@@ -251,7 +251,7 @@ void replica_become_leader(struct bucket *bucket)
     replica->lead_since_ns = now;
     replica->transfer_next_ns = now + 30 * bucket->config.election_timeout_ns;
     for (uint32_t i = 0; i < replica->peer_count; i++)
-        replica->peers[i].echoed_ns = now; /* its grant counts as one */
+        replica->peers[i].echoed_ns = replica->asked_ns; /* a grant is an echo too */
     replica->uncommitted_bytes = 0;
     for (uint64_t idx = wal_commit_idx(bucket->wal) + 1; idx <= wal_last_idx(bucket->wal); idx++)
         replica->uncommitted_bytes += wal_tail_entry(bucket->wal, idx)->len;

@@ -48,7 +48,7 @@ struct peer {
     uint64_t disk_id, last_idx, term;
     bool confirmed; /* it has echoed a tick of this process: what it says is newer than this boot */
     uint64_t echoed;    /* the highest of our ticks that it has echoed */
-    uint64_t echoed_ns; /* when we heard of it */
+    uint64_t echoed_ns; /* when that one was sent */
     bool owes_tick;     /* it asked for an echo */
 
     bool granted; /* the vote of the round at hand */
@@ -113,7 +113,8 @@ struct replica {
     uint64_t election_ns; /* when to stand, unless a leader is heard before */
     uint64_t round;
     uint64_t vote_batch; /* durable: the own vote, or the term */
-    bool asked;          /* ELECTION_VOTE: the requests have left */
+    bool asked;          /* ELECTION_VOTE: the requests have left ... */
+    uint64_t asked_ns;   /* ... then */
     bool by_transfer;
     uint64_t leader_heard_ns; /* 0: none, or it is known to be gone */
     struct pending_grant grant;
