@@ -280,5 +280,6 @@ enum err sequence_check(const struct bucket *bucket, const struct msg_append_req
 void sequence_take(struct bucket *bucket, const struct msg_append_req *req);
 /* A taken one couldn't be done and will be sent again: those behind it must not overtake it. */
 void sequence_break(struct bucket *bucket, const struct msg_append_req *req);
+/* So, or a newer epoch has begun while this one waited. */
 bool sequence_is_broken(const struct bucket *bucket, const struct msg_append_req *req);
 void sequence_forget(struct bucket *bucket);

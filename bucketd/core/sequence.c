@@ -28,8 +28,7 @@ enum err sequence_check(const struct bucket *bucket, const struct msg_append_req
     const struct origin *origin = find(bucket, req->origin);
     /* An epoch is taken from its beginning: what came before may have met no leader here. */
     uint64_t next = origin != NULL && req->epoch == origin->epoch ? origin->next : 0;
-    bool old = origin != NULL && req->epoch < origin->epoch;
-    return !old && !sequence_is_broken(bucket, req) && req->number == next ? ERR_OK : ERR_ORDER;
+    return !sequence_is_broken(bucket, req) && req->number == next ? ERR_OK : ERR_ORDER;
 }
 
 void sequence_take(struct bucket *bucket, const struct msg_append_req *req)
@@ -61,7 +60,8 @@ void sequence_break(struct bucket *bucket, const struct msg_append_req *req)
 bool sequence_is_broken(const struct bucket *bucket, const struct msg_append_req *req)
 {
     const struct origin *origin = req->origin == 0 ? NULL : find(bucket, req->origin);
-    return origin != NULL && origin->epoch == req->epoch && origin->broken;
+    return origin != NULL &&
+           (req->epoch < origin->epoch || (req->epoch == origin->epoch && origin->broken));
 }
 
 void sequence_forget(struct bucket *bucket)
