@@ -7,6 +7,7 @@
 /* Decompressed chunks: a largest transaction, with what its events have around their data. */
 #define PLAIN_BYTES_MAX (2 * TRANSACTION_BYTES_MAX)
 
+static const struct salvage_runs *runs_of(const struct repair_build *build);
 static enum err begin(struct repair_build *build, struct disk *disk);
 static enum err copy(struct repair_build *build, struct disk *disk);
 static enum err add_chunk(struct repair_build *build);
@@ -59,26 +60,33 @@ const char *repair_work_name(enum repair_work work)
 
 const struct salvage_run *repair_build_run(const struct repair_build *build, uint64_t idx)
 {
-    const struct salvage *salvage = &build->salvage;
-    for (uint32_t i = 0; i < salvage->runs_len; i++) {
-        if (salvage->runs[i].last >= idx)
-            return &salvage->runs[i];
+    const struct salvage_runs *runs = runs_of(build);
+    for (uint32_t i = 0; runs != NULL && i < runs->len; i++) {
+        if (runs->list[i].last >= idx)
+            return &runs->list[i];
     }
     return NULL;
 }
 
+static const struct salvage_runs *runs_of(const struct repair_build *build)
+{
+    if (build->own == OWN_NONE)
+        return NULL;
+    return build->own == OWN_SURE ? &build->salvage.sure : &build->salvage.perhaps;
+}
+
 void repair_build_drop_run(struct repair_build *build)
 {
-    struct salvage *salvage = &build->salvage;
+    struct salvage_runs *runs =
+        build->own == OWN_SURE ? &build->salvage.sure : &build->salvage.perhaps;
     uint64_t next = build->rewrite.state.last_idx + 1;
-    for (uint32_t i = 0; i < salvage->runs_len; i++) {
-        if (salvage->runs[i].last < next)
-            continue;
-        salvage->runs_len--;
-        memmove(salvage->runs + i, salvage->runs + i + 1,
-                (salvage->runs_len - i) * sizeof *salvage->runs);
+    uint32_t i = 0;
+    while (i < runs->len && runs->list[i].last < next)
+        i++;
+    if (i == runs->len)
         return;
-    }
+    runs->len--;
+    memmove(runs->list + i, runs->list + i + 1, (runs->len - i) * sizeof *runs->list);
 }
 
 static enum err begin(struct repair_build *build, struct disk *disk)

@@ -12,6 +12,13 @@ enum repair_work {
     REPAIR_FINISH, /* all of it is on the disk */
 };
 
+/* Its own entries that are tried, less and less of them. */
+enum repair_own {
+    OWN_PERHAPS, /* also those that a cut in the damage may have killed */
+    OWN_SURE,
+    OWN_NONE,
+};
+
 /* Zeroed is valid to release. */
 struct repair_build {
     struct job job; /* work: repair_build_work */
@@ -19,6 +26,7 @@ struct repair_build {
     enum repair_work work;
     enum err err; /* ERR_CORRUPT of COPY: the run isn't what it seemed */
 
+    enum repair_own own; /* which of its own entries are taken */
     uint64_t commit_idx, hash_seed;
     struct lsn durable;
     struct salvage salvage;

@@ -41,7 +41,6 @@ struct repairer {
     enum phase phase;
     uint64_t not_before_ns;
     struct repair_build build;
-    bool own_dropped;                       /* nothing of what it has is used */
     bool by_leader;                         /* it is to become what the leader has */
     uint64_t cap_idx;                       /* no entry beyond; 0: no cap */
     uint64_t fetched;                       /* entries */
@@ -211,7 +210,7 @@ static void begin(struct repairer *repairer, uint64_t segment, bool newest)
         .commit_idx = newest ? wal_commit_idx(repairer->wal) : UINT64_MAX,
         .hash_seed = repairer->config.hash_seed,
     };
-    repairer->own_dropped = repairer->by_leader = repairer->mismatch = false;
+    repairer->by_leader = repairer->mismatch = false;
     repairer->cap_idx = repairer->confirmed_idx = repairer->fetched = 0;
     repairer->refusals = 0;
     start(repairer, REPAIR_SCAN);
@@ -283,10 +282,9 @@ static void on_added(struct repairer *repairer)
 static void rebuild(struct repairer *repairer, bool drop_own)
 {
     if (drop_own) {
-        log_warn(repairer->env->log, "repair.own_entries_dropped", "segment=%" PRIu64,
-                 repairer->build.salvage.segment);
-        repairer->own_dropped = true;
-        repairer->build.salvage.runs_len = 0;
+        repairer->build.own++;
+        log_warn(repairer->env->log, "repair.own_entries_dropped", "segment=%" PRIu64 " all=%d",
+                 repairer->build.salvage.segment, repairer->build.own == OWN_NONE);
     }
     repairer->confirmed_idx = 0;
     repairer->refusals = 0;
@@ -320,7 +318,7 @@ static void go_on(struct repairer *repairer, uint64_t now)
     enum verdict verdict = judge(repairer);
     if (verdict == VERDICT_COMPLETE) {
         start(repairer, REPAIR_FINISH);
-    } else if (verdict == VERDICT_WRONG && repairer->own_dropped) {
+    } else if (verdict == VERDICT_WRONG && build->own == OWN_NONE) {
         give_up(repairer, "its end", ERR_CORRUPT);
     } else if (verdict == VERDICT_WRONG) {
         rebuild(repairer, true);
@@ -442,7 +440,7 @@ static void refused(struct repairer *repairer, bool mismatch)
     uint32_t all = repairer->peer_count + (repairer->build.salvage.newest ? 1 : 0);
     if (repairer->refusals < (repairer->by_leader ? 1 : all))
         return;
-    if (repairer->mismatch && !repairer->own_dropped) {
+    if (repairer->mismatch && repairer->build.own != OWN_NONE) {
         rebuild(repairer, true);
         return;
     }
@@ -480,8 +478,10 @@ void repairer_on_chunk(struct repairer *repairer, uint32_t node, const struct ms
     if (repairer->phase != PHASE_FETCH || node != repairer->asked_node ||
         chunk->id != repairer->fetch_id)
         return;
+    /* Whoever doesn't tell what stands before its entries isn't sure that they live. That is no
+     * harm where the end is known: only the right ones lead there. */
     bool linked = chunk->from_idx == 1 || chunk->prev_chain != 0;
-    bool usable = chunk->from_idx == repairer->asked_from && (linked || !build->salvage.newest) &&
+    bool usable = chunk->from_idx == repairer->asked_from && (linked || !repairer->by_leader) &&
                   (chunk->count > 0 || repairer->confirming);
     if (!usable) {
         refused(repairer, false);

@@ -14,7 +14,10 @@ static enum err pass_open(const struct salvage *salvage, struct disk *disk, uint
 static void pass_close(struct wal_pass *pass);
 static void take_start(struct salvage *salvage, const struct wal_pass *pass);
 static void on_entry(void *ctx, const struct wal_entry *entry);
+static void on_record(void *ctx, uint64_t offset, const struct record_head *record);
 static void on_cut(void *ctx, uint64_t from_idx);
+static void runs_cut(struct salvage_runs *runs, uint64_t from_idx);
+static void runs_add(struct salvage_runs *runs, uint64_t idx);
 
 void salvage_work(struct job *job, struct disk *disk)
 {
@@ -31,14 +34,16 @@ _Static_assert(offsetof(struct salvage, job) == 0, "a job is its salvage");
 void salvage_release(struct salvage *salvage)
 {
     free(salvage->start.state.next_seq);
-    free(salvage->runs);
+    free(salvage->sure.list);
+    free(salvage->perhaps.list);
     *salvage = (struct salvage){0};
 }
 
 /* ERR_CORRUPT: its front tells nothing. What can't be read of the rest is damage too. */
 static enum err read_segment(struct salvage *salvage, struct disk *disk)
 {
-    struct wal_scan scan = {.ctx = salvage, .on_entry = on_entry, .on_cut = on_cut};
+    struct wal_scan scan = {
+        .ctx = salvage, .on_entry = on_entry, .on_record = on_record, .on_cut = on_cut};
     struct wal_reader reader = {0};
     struct wal_front front;
     struct wal_pass pass;
@@ -52,7 +57,7 @@ static enum err read_segment(struct salvage *salvage, struct disk *disk)
     if (err == ERR_OK)
         take_end(salvage, &pass, &front);
     else
-        salvage->runs_len = 0;
+        salvage->sure.len = salvage->perhaps.len = 0;
     pass_close(&pass);
     return ERR_OK;
 }
@@ -80,7 +85,7 @@ static enum err read_before(struct salvage *salvage, struct disk *disk)
     struct rewrite_start *start = &salvage->start;
     uint32_t slots = wal_slot_count(config->bucket, config->bucket_count, config->partition_count);
     salvage->whole = false;
-    salvage->runs_len = 0;
+    salvage->sure.len = salvage->perhaps.len = 0;
     if (salvage->segment == 0) {
         *start = (struct rewrite_start){.disk_id = salvage->disk_id};
         start->state.next_seq = calloc(slots + 1, sizeof(uint64_t));
@@ -178,24 +183,45 @@ static void take_start(struct salvage *salvage, const struct wal_pass *pass)
 static void on_entry(void *ctx, const struct wal_entry *entry)
 {
     struct salvage *salvage = ctx;
-    uint64_t idx = entry->head->idx;
-    if (salvage->runs_len > 0 && salvage->runs[salvage->runs_len - 1].last + 1 == idx) {
-        salvage->runs[salvage->runs_len - 1].last = idx;
-        return;
-    }
-    if (salvage->runs_len == salvage->runs_cap) {
-        salvage->runs_cap = salvage->runs_cap == 0 ? 8 : salvage->runs_cap * 2;
-        salvage->runs = realloc(salvage->runs, salvage->runs_cap * sizeof *salvage->runs);
-        ASSERT(salvage->runs != NULL);
-    }
-    salvage->runs[salvage->runs_len++] = (struct salvage_run){.first = idx, .last = idx};
+    runs_add(&salvage->sure, entry->head->idx);
+    /* One of its idx that stood there before must have been cut. */
+    runs_cut(&salvage->perhaps, entry->head->idx);
+    runs_add(&salvage->perhaps, entry->head->idx);
 }
 
+static void on_record(void *ctx, uint64_t offset, const struct record_head *record)
+{
+    struct salvage *salvage = ctx;
+    (void)offset;
+    if (record->kind == RECORD_CUT)
+        runs_cut(&salvage->perhaps, ((const struct cut_record *)(const void *)record)->from_idx);
+}
+
+/* Also where it is only possible that they were. */
 static void on_cut(void *ctx, uint64_t from_idx)
 {
     struct salvage *salvage = ctx;
-    while (salvage->runs_len > 0 && salvage->runs[salvage->runs_len - 1].first >= from_idx)
-        salvage->runs_len--;
-    if (salvage->runs_len > 0 && salvage->runs[salvage->runs_len - 1].last >= from_idx)
-        salvage->runs[salvage->runs_len - 1].last = from_idx - 1;
+    runs_cut(&salvage->sure, from_idx);
+}
+
+static void runs_cut(struct salvage_runs *runs, uint64_t from_idx)
+{
+    while (runs->len > 0 && runs->list[runs->len - 1].first >= from_idx)
+        runs->len--;
+    if (runs->len > 0 && runs->list[runs->len - 1].last >= from_idx)
+        runs->list[runs->len - 1].last = from_idx - 1;
+}
+
+static void runs_add(struct salvage_runs *runs, uint64_t idx)
+{
+    if (runs->len > 0 && runs->list[runs->len - 1].last + 1 == idx) {
+        runs->list[runs->len - 1].last = idx;
+        return;
+    }
+    if (runs->len == runs->cap) {
+        runs->cap = runs->cap == 0 ? 8 : runs->cap * 2;
+        runs->list = realloc(runs->list, runs->cap * sizeof *runs->list);
+        ASSERT(runs->list != NULL);
+    }
+    runs->list[runs->len++] = (struct salvage_run){.first = idx, .last = idx};
 }

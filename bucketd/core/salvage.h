@@ -3,8 +3,14 @@
 
 #include "bucketd/core/rewrite.h"
 
+/* Entries that are whole and follow one another. */
 struct salvage_run {
-    uint64_t first, last; /* idx of entries that are whole, alive, and follow one another */
+    uint64_t first, last; /* idx */
+};
+
+struct salvage_runs {
+    struct salvage_run *list; /* ascending */
+    uint32_t len, cap;
 };
 
 struct salvage {
@@ -18,8 +24,8 @@ struct salvage {
     enum err err;
     bool whole; /* nothing is damaged */
     struct rewrite_start start;
-    struct salvage_run *runs; /* ascending */
-    uint32_t runs_len, runs_cap;
+    /* Those that surely live; and with them those that live unless the damage hides a cut. */
+    struct salvage_runs sure, perhaps;
     /* The last entry, where something tells which it is: what follows the segment, or its own
      * marks, which know no chain. */
     bool end_known, end_chain_known;

@@ -255,6 +255,63 @@ START_TEST(leaders_change_meanwhile)
 }
 END_TEST
 
+/* Somebody who thinks that it still leads lends what nobody else will ever have. */
+START_TEST(what_a_deposed_leader_lends_is_not_the_end_of_it)
+{
+    struct world *world = world_of_one(13, false);
+    struct node *leader = &world->nodes[0], *node = &world->nodes[1], *old = &world->nodes[2];
+    /* Three logs that differ in the next four entries, which are of terms 1, 2 and 3. */
+    for (int i = 0; i < 4; i++) {
+        world_append_stray(world, node, 1);
+        world_flush(node);
+    }
+    wal_flush_witness(node->wal);
+    mem_disk_settle(node->mem);
+    struct batch_at batches[BATCHES_MAX];
+    size_t count = batches_of(node, 0, batches, BATCHES_MAX);
+    data_of(node, 0)->ptr[batches[count - 4].offset + 150] ^= 1;
+    wal_append_vote(old->wal, 2, 3);
+    world_append_stray(world, old, 4);
+    world_flush(old);
+    wal_append_vote(leader->wal, 3, 1);
+    for (int i = 0; i < 4; i++)
+        world_append_to(world, 1);
+    world_flush(leader);
+    ck_assert_uint_eq(wal_last_idx(old->wal), world->last);
+    leader->leads = false;
+    old->leads = true;
+    restart(node, true);
+    world_run(world, 60 * TICK_NS);
+    ck_assert(!node->fatal);
+    leader->leads = true;
+    old->leads = false;
+    world_tick(world, 0, 1, true);
+    world_run(world, 60 * TICK_NS);
+    expect_repaired(node, world->last);
+    world_free(world);
+}
+END_TEST
+
+/* What was repaired was synced: damage in its last entries isn't torn. */
+START_TEST(the_repaired_end_is_known_as_synced)
+{
+    struct world *world = world_of_one(14, false);
+    struct node *node = &world->nodes[1];
+    damage(node, 0);
+    for (int times = 0; times < 3; times++) {
+        restart(node, true);
+        ticks(world, 1);
+        world_run(world, 60 * TICK_NS);
+        expect_repaired(node, world->last);
+        struct batch_at batches[BATCHES_MAX];
+        size_t count = batches_of(node, 0, batches, BATCHES_MAX);
+        ck_assert_uint_eq(batches[count - 1].first_idx, 0);
+        data_of(node, 0)->ptr[batches[count - 2].offset + batches[count - 2].bytes / 2] ^= 1;
+    }
+    world_free(world);
+}
+END_TEST
+
 /* A vote given while the repair is under way is in the repaired log. */
 START_TEST(votes_given_meanwhile_are_kept)
 {
@@ -356,6 +413,8 @@ int main(void)
     tcase_add_test(tests, what_only_the_leader_has_is_not_forgotten);
     tcase_add_test(tests, a_tail_that_is_not_the_leaders_is_replaced);
     tcase_add_test(tests, leaders_change_meanwhile);
+    tcase_add_test(tests, what_a_deposed_leader_lends_is_not_the_end_of_it);
+    tcase_add_test(tests, the_repaired_end_is_known_as_synced);
     tcase_add_test(tests, votes_given_meanwhile_are_kept);
     tcase_add_test(tests, a_crash_at_any_operation);
     tcase_add_test(tests, everybody_is_damaged);

@@ -134,6 +134,85 @@ START_TEST(two_damaged_replicas_help_each_other)
 }
 END_TEST
 
+/* The first entry behind the other's hole has a predecessor that the other can't tell. */
+START_TEST(two_holes_side_by_side)
+{
+    uint64_t tries = 0;
+    for (uint64_t seed = 1; seed <= 8; seed++) {
+        struct world *world = world_of_segments(seed, false);
+        struct node *a = &world->nodes[1], *b = &world->nodes[2];
+        node_kill(&world->nodes[0]);
+        struct batch_at of_a[BATCHES_MAX], of_b[BATCHES_MAX];
+        size_t count_a = batches_of(a, 1, of_a, BATCHES_MAX);
+        size_t count_b = batches_of(b, 1, of_b, BATCHES_MAX);
+        bool found = false;
+        for (size_t i = 0; i < count_a && !found; i++) {
+            for (size_t k = 0; k < count_b && !found; k++) {
+                found = of_a[i].first_idx != 0 && of_b[k].first_idx == of_a[i].last_idx + 1;
+                if (found) {
+                    data_of(a, 1)->ptr[of_a[i].offset + 20] ^= 1;
+                    data_of(b, 1)->ptr[of_b[k].offset + of_b[k].bytes / 2] ^= 1;
+                }
+            }
+        }
+        if (found) {
+            /* It must become whole by the other alone, damaged as that still is. */
+            repairer_note(b->repairer, 1);
+            world_run(world, 100 * TICK_NS);
+            ck_assert_uint_eq(repairer_waiting(b->repairer), 0);
+            check_log(b, world->last, UINT64_MAX);
+        }
+        tries += found;
+        world_free(world);
+    }
+    ck_assert_uint_gt(tries, 2);
+}
+END_TEST
+
+/* Its entries are all whole, and hang together, but they aren't what was committed. True: it ends
+ * with the same idx. */
+static bool try_another_log(uint64_t seed)
+{
+    struct world *world = world_new(seed, 9000, 90), *other = world_new(seed, 9000, 90);
+    struct node *node = &world->nodes[1], *stray = &other->nodes[1];
+    world_append(world, 40, false);
+    world_append(other, 40, false);
+    uint64_t segment = wal_segment(stray->wal);
+    ck_assert_uint_eq(segment, wal_segment(node->wal));
+    world_append(world, 50, false);
+    world_settle(world);
+    while (wal_durable(stray->wal).segment == segment) {
+        world_flush(stray);
+        wal_commit(stray->wal, wal_durable_idx(stray->wal));
+        world_append_stray(other, stray, 1);
+    }
+    struct segment_footer ours, theirs;
+    struct buf *file = data_of(node, segment);
+    const struct buf *from = data_of(stray, segment);
+    memcpy(&ours, file->ptr + file->len - sizeof ours, sizeof ours);
+    memcpy(&theirs, from->ptr + from->len - sizeof theirs, sizeof theirs);
+    buf_clear(file, SIZE_MAX);
+    buf_append_span(file, buf_span(from));
+    ck_assert_uint_eq(scan_problems(node, segment), 0);
+    repairer_note(node->repairer, segment);
+    world_run(world, 100 * TICK_NS);
+    ck_assert_uint_eq(node->replaced, 1);
+    check_log(node, world->last, UINT64_MAX);
+    check_index(node, segment, node->index);
+    world_free(world);
+    world_free(other);
+    return ours.last_idx == theirs.last_idx;
+}
+
+START_TEST(a_segment_of_another_log)
+{
+    uint64_t same_end = 0;
+    for (uint64_t seed = 1; seed <= 30; seed++)
+        same_end += try_another_log(seed);
+    ck_assert_uint_gt(same_end, 0);
+}
+END_TEST
+
 START_TEST(several_segments_one_after_the_other)
 {
     struct world *world = world_of_segments(5, false);
@@ -379,6 +458,8 @@ int main(void)
     tcase_add_test(tests, each_batch_of_each_segment);
     tcase_add_test(tests, front_end_and_everything);
     tcase_add_test(tests, two_damaged_replicas_help_each_other);
+    tcase_add_test(tests, two_holes_side_by_side);
+    tcase_add_test(tests, a_segment_of_another_log);
     tcase_add_test(tests, several_segments_one_after_the_other);
     tcase_add_test(tests, a_whole_segment_is_left_alone);
     tcase_add_test(tests, who_does_not_answer_is_passed_over);
