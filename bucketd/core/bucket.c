@@ -38,7 +38,7 @@ struct bucket *bucket_new(const struct bucket_config *config, struct env *env)
     ASSERT(bucket->partitions != NULL);
     bucket->cache = cache_new(config->cache_bytes, bucket->hash_seed);
     replica_init(bucket);
-    struct wal_config wal_config = {
+    bucket->wal_config = (struct wal_config){
         .cluster_id = config->cluster_id,
         .node = config->node,
         .bucket = config->bucket,
@@ -51,7 +51,8 @@ struct bucket *bucket_new(const struct bucket_config *config, struct env *env)
         .planted = config->planted,
 #endif
     };
-    memcpy(wal_config.replicas, bucket->config.replicas, sizeof wal_config.replicas);
+    memcpy(bucket->wal_config.replicas, bucket->config.replicas,
+           sizeof bucket->wal_config.replicas);
     struct wal_callbacks callbacks = {
         .ctx = bucket,
         .on_entry = wal_on_entry,
@@ -60,7 +61,7 @@ struct bucket *bucket_new(const struct bucket_config *config, struct env *env)
         .on_roll = wal_on_roll,
         .on_space = wal_on_space,
     };
-    bucket->wal = wal_new(&wal_config, env, &callbacks);
+    bucket->wal = wal_new(&bucket->wal_config, env, &callbacks);
     segments_init(bucket);
     return bucket;
 }
@@ -71,6 +72,7 @@ void bucket_free(struct bucket *bucket)
     append_release(bucket);
     commit_release(bucket);
     replica_release(bucket);
+    repair_release(bucket);
     segments_release(bucket);
     wal_free(bucket->wal);
     cache_free(bucket->cache);
@@ -102,10 +104,12 @@ enum err bucket_open(struct bucket *bucket)
         log_error(bucket->env->log, "log.damaged",
                   "segment=%" PRIu64 " offset=%" PRIu64 " effect=\"reads only\"", recovery.segment,
                   recovery.damage_offset);
-    if (replica_is_alone(bucket))
+    if (replica_is_alone(bucket)) {
         (void)bucket_begin_term(bucket);
-    else
+    } else {
         replica_open(bucket);
+        repair_open(bucket, &bucket->wal_config, &recovery);
+    }
     bucket->flushed_ns = bucket->env->ops->now_ns(bucket->env);
     return ERR_OK;
 }
@@ -236,8 +240,10 @@ static void start_flush(struct bucket *bucket)
 void bucket_stop(struct bucket *bucket)
 {
     bucket->stopping = true;
-    if (!replica_is_alone(bucket))
+    if (!replica_is_alone(bucket)) {
         election_start_transfer(bucket, UINT32_MAX);
+        repairer_stop(bucket->repairer);
+    }
 }
 
 void bucket_transfer(struct bucket *bucket, uint32_t node)
@@ -250,7 +256,7 @@ bool bucket_idle(const struct bucket *bucket)
 {
     return !wal_busy(bucket->wal) && !wal_pending(bucket->wal) && !segments_busy(bucket) &&
            bucket->queries_len == 0 && bucket->waiting.len == bucket->waiting_at &&
-           !catchup_busy(bucket) && bucket->replica.transfer_to == 0;
+           !catchup_busy(bucket) && !repair_busy(bucket) && bucket->replica.transfer_to == 0;
 }
 
 void bucket_get_stats(const struct bucket *bucket, struct bucket_stats *ret_stats)

@@ -14,6 +14,8 @@
 #include "bucketd/core/bucket.h"
 #include "bucketd/core/cache.h"
 #include "bucketd/core/index.h"
+#include "bucketd/core/lender.h"
+#include "bucketd/core/repairer.h"
 #include "bucketd/core/replica.h"
 #include "bucketd/core/wal.h"
 #include "common/limits.h"
@@ -73,6 +75,7 @@ struct range_read {
     struct buf bytes; /* what came */
     enum err err;
     bool running;
+    uint32_t layout;         /* of the bucket, when it was asked for */
     struct range_read *next; /* in a read_queue */
 };
 
@@ -178,6 +181,7 @@ struct bucket {
     struct env *env;
     struct format_salt salt; /* segment and where are filled in per use */
     uint64_t hash_seed;
+    struct wal_config wal_config;
     struct wal *wal;
     struct cache *cache;
     struct segments segments;
@@ -195,6 +199,9 @@ struct bucket {
      * answers behind them needn't wait for that. */
     struct reply_queue refusals;
     struct replica replica;
+    struct repairer *repairer; /* NULL: alone */
+    struct lender *lender;
+    uint32_t layout; /* counts segments that were written anew: places of before don't hold */
 
     struct query *queries; /* waiting for the disk */
     struct query *queries_free;
@@ -267,6 +274,8 @@ enum err segments_index(struct bucket *bucket, uint32_t i, struct index **ret_in
 /* A lookup met a bad page: throws the mapping away and builds the index from the data. A damaged
  * segment may come out as several parts: *ret_i is then the last of them. */
 enum err segments_rebuild(struct bucket *bucket, uint32_t i, uint32_t *ret_i) MUST_CHECK;
+/* The segment was written anew: this is its index, and it has no index files yet. */
+void segments_replace(struct bucket *bucket, uint64_t number, struct index *index);
 /* The open one's index. */
 struct index *segments_open_index(struct bucket *bucket);
 bool segments_busy(const struct bucket *bucket);
@@ -299,6 +308,8 @@ bool summaries_skip_event(struct bucket *bucket, const struct uuid *event_id, ui
 
 /* --- fetch.c --- */
 void fetcher_release(struct fetcher *fetcher);
+/* What it knows of places doesn't hold any more. A read under way is asked for again. */
+void fetcher_forget(struct fetcher *fetcher);
 /* Goes on with queries that waited until fewer bytes are read or wait to leave. */
 void fetch_resume(struct bucket *bucket);
 /* Decodes the event at this position. ERR_AGAIN: a read was submitted, fetcher->range.query will be
@@ -319,6 +330,18 @@ void query_on_message(struct bucket *bucket, uint32_t link, const struct msg *ms
 /* Goes on with a query whose bytes are there. */
 void query_step(struct bucket *bucket, struct query *query);
 void query_release(struct bucket *bucket);
+
+/* Forgets what waiting queries know of places: a segment was written anew. */
+void query_forget_places(struct bucket *bucket);
+
+/* --- repair.c --- */
+void repair_open(struct bucket *bucket, const struct wal_config *wal_config,
+                 const struct wal_recovery *recovery);
+void repair_release(struct bucket *bucket);
+/* Something in this segment isn't what it must be. */
+void repair_note(struct bucket *bucket, uint64_t segment);
+void repair_on_message(struct bucket *bucket, uint32_t node, const struct msg *msg);
+bool repair_busy(const struct bucket *bucket);
 
 /* --- commit.c --- */
 /* Recovery: watermarks of what is known to be committed. */

@@ -79,6 +79,8 @@ static void on_read(struct job *job)
         peer->sent_ns = bucket->env->ops->now_ns(bucket->env);
         if (read->err == ERR_OK && still_holds(bucket, read))
             send_stretch(bucket, peer, read);
+        else if (read->err == ERR_CORRUPT)
+            repair_note(bucket, read->damaged_segment);
         else if (read->err != ERR_OK && read->err != ERR_NOTFOUND)
             log_warn(bucket->env->log, "catchup.read_failed", "node=%u idx=%" PRIu64 " error=%s",
                      peer->node, read->from_idx, err_name(read->err));

@@ -5,6 +5,8 @@
 
 #include "common/assert.h"
 
+static enum err fetch_at(struct bucket *bucket, struct fetcher *fetcher, uint64_t segment,
+                         uint32_t position, struct event_view *ret_event);
 static enum err learn_extent(struct bucket *bucket, struct fetcher *fetcher, uint64_t segment,
                              uint64_t offset);
 static enum err get_bytes(struct bucket *bucket, struct fetcher *fetcher, uint64_t segment,
@@ -32,8 +34,25 @@ void fetcher_release(struct fetcher *fetcher)
     buf_release(&fetcher->scratch);
 }
 
+void fetcher_forget(struct fetcher *fetcher)
+{
+    fetcher->len = 0;
+    fetcher->head_offset = 0;
+    if (!fetcher->range.running)
+        fetcher->range.len = fetcher->range.bytes.len = 0;
+}
+
 enum err fetch_event(struct bucket *bucket, struct fetcher *fetcher, uint64_t segment,
                      uint32_t position, struct event_view *ret_event)
+{
+    enum err err = fetch_at(bucket, fetcher, segment, position, ret_event);
+    if (err == ERR_CORRUPT)
+        repair_note(bucket, segment);
+    return err;
+}
+
+static enum err fetch_at(struct bucket *bucket, struct fetcher *fetcher, uint64_t segment,
+                         uint32_t position, struct event_view *ret_event)
 {
     uint64_t offset = (uint64_t)position * POSITION_UNIT;
     const uint8_t *bytes;
@@ -224,6 +243,7 @@ static bool may_start(struct bucket *bucket, const struct range_read *range)
 static void start_range(struct bucket *bucket, struct range_read *range)
 {
     bucket->reading_bytes += range->len;
+    range->layout = bucket->layout;
     range->job.work = range_work;
     range->job.done = range_done;
     bucket->env->ops->submit(bucket->env, &range->job);
@@ -253,7 +273,10 @@ static void range_done(struct job *job)
     struct range_read *range = (struct range_read *)job;
     struct bucket *bucket = range->query->bucket;
     bucket->reading_bytes -= range->len;
-    keep_blocks(bucket, range);
+    if (range->layout == bucket->layout)
+        keep_blocks(bucket, range);
+    else
+        range->len = range->bytes.len = 0; /* of a file that isn't there any more */
     enqueue(&bucket->reads_done, range);
     fetch_resume(bucket);
 }

@@ -126,6 +126,13 @@ void query_release(struct bucket *bucket)
     }
 }
 
+void query_forget_places(struct bucket *bucket)
+{
+    for (struct query *query = bucket->queries; query != NULL; query = query->next)
+        fetcher_forget(&query->fetcher);
+    fetcher_forget(&bucket->append.fetcher);
+}
+
 static struct query *query_new(struct bucket *bucket, uint32_t link, uint64_t req_id,
                                enum query_kind kind)
 {

@@ -104,6 +104,11 @@ void replica_on_message(struct bucket *bucket, uint32_t node, const struct msg *
     switch ((int)msg->tag) {
     case TAG_tick:
         liveness_on_tick(bucket, node, &msg->u.tick);
+        repair_on_message(bucket, node, msg);
+        break;
+    case TAG_fetch:
+    case TAG_chunk:
+        repair_on_message(bucket, node, msg);
         break;
     case TAG_vote_req:
         election_on_vote_req(bucket, node, &msg->u.vote_req);
@@ -165,6 +170,7 @@ uint64_t replica_turn(struct bucket *bucket, uint64_t now)
     }
     commit_send_refusals(bucket);
     next = min_u64(next, reads_turn(bucket, now));
+    next = min_u64(next, repairer_turn(bucket->repairer, now));
     /* Last: what it tells is of this turn's end. */
     return min_u64(next, liveness_turn(bucket, now));
 }

@@ -228,6 +228,36 @@ enum err segments_rebuild(struct bucket *bucket, uint32_t i, uint32_t *ret_i)
     return err;
 }
 
+void segments_replace(struct bucket *bucket, uint64_t number, struct index *index)
+{
+    struct segments *segments = &bucket->segments;
+    uint32_t first = 0;
+    while (segments->list[first].number != number)
+        ASSERT(++first < segments->count);
+    uint32_t behind = first;
+    for (; behind < segments->count && segments->list[behind].number == number; behind++) {
+        struct segment *part = &segments->list[behind];
+        ASSERT(!part->sealing);
+        if (part->index != NULL && index_is_mapped(part->index))
+            segments->mapped_bytes -= index_file_bytes(part->index);
+        if (part->index != NULL)
+            index_free(part->index, bucket->env->disk);
+    }
+    ASSERT(behind < segments->count); /* the open one isn't replaced */
+    segments->list[first] = (struct segment){.number = number, .index = index};
+    memmove(segments->list + first + 1, segments->list + behind,
+            (segments->count - behind) * sizeof *segments->list);
+    segments->count -= behind - first - 1;
+    /* Nothing is missing between this one and the next, unless that has lost its beginning itself,
+     * which it finds out when it is repaired. */
+    if (!segments->list[first + 1].kept)
+        segments->list[first + 1].hole_before = false;
+    segments->holed = false;
+    for (uint32_t i = 0; i < segments->count; i++)
+        segments->holed |= segments->list[i].hole_before;
+    start_seal(bucket, &segments->list[first]);
+}
+
 struct index *segments_open_index(struct bucket *bucket)
 {
     ASSERT(bucket->segments.count > 0);
@@ -373,6 +403,8 @@ static enum err build_index(struct bucket *bucket, uint32_t i, bool despite_io)
         rebuild.parts[rebuild.count++] = index_new(bucket->hash_seed);
     }
     bool whole = err == ERR_OK && result.problems == 0 && rebuild.count == 1;
+    if (!whole)
+        repair_note(bucket, number);
     for (uint32_t part = 1; part < rebuild.count; part++)
         add_segment(bucket, 0, NULL);
     memmove(segments->list + i + rebuild.count, segments->list + i + 1,
