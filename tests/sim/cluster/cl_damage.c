@@ -41,11 +41,17 @@ static uint32_t harmed(const struct cluster *cluster)
     return count;
 }
 
+/* Before the first leader's configuration is committed a lost disk can't be told from a new one. */
+static bool has_begun(const struct cluster *cluster)
+{
+    return cluster->max_commit_idx > 1;
+}
+
 static bool may_rot(const struct cl_node *node)
 {
     uint32_t replicas = node->cluster->swarm.config.replica_count;
     uint32_t minority = replicas - (replicas / 2 + 1);
-    if (node->rot_count == ROT_SPOTS_MAX || !node->replica)
+    if (node->rot_count == ROT_SPOTS_MAX || !node->replica || !has_begun(node->cluster))
         return false;
     return is_harmed(node) || harmed(node->cluster) < minority;
 }
@@ -54,7 +60,8 @@ bool cl_damage_may_wipe(struct cl_node *node)
 {
     cl_damage_review(node->cluster);
     uint32_t others = harmed(node->cluster) - is_harmed(node);
-    return node->replica && node->cluster->swarm.config.replica_count > 2 && others == 0;
+    return node->replica && node->cluster->swarm.config.replica_count > 2 && others == 0 &&
+           has_begun(node->cluster);
 }
 
 bool cl_damage_excuses(const struct cl_node *node)
@@ -106,7 +113,7 @@ static void review_wiped(struct cl_node *node)
         return;
     struct replica_state state;
     bucket_get_replica_state(bucket, &state);
-    if (!state.voter || state.damaged) {
+    if (!state.voter || state.damaged || state.commit_idx < 2) {
         node->voter_idx = 0;
     } else if (node->voter_idx == 0 && state.durable_idx >= cluster->max_commit_idx) {
         node->voter_idx = state.last_idx;

@@ -198,7 +198,7 @@ static bool run_seed(const struct arguments *args, uint64_t seed, struct cl_tota
         return true;
     report(&options, result.failure);
     if (args->shrink)
-        cl_shrink(&options, SHRINK_SECONDS);
+        cl_shrink(&options, result.failure, SHRINK_SECONDS);
     return false;
 }
 

@@ -132,10 +132,18 @@ void cl_print_arguments(const struct cl_options *options, struct buf *out)
 
 struct shrink {
     struct cl_options best;
-    char failure[600];
+    char failure[600], kind[600];
     time_t deadline;
     unsigned tries;
 };
+
+/* What went wrong, without numbers: a smaller run must fail in the same way. */
+static void kind_of(const char *failure, char kind[static 600])
+{
+    const char *what = strstr(failure, " ms: ");
+    what = what == NULL ? failure : what + 5;
+    snprintf(kind, 600, "%.*s", (int)strcspn(what, "0123456789"), what);
+}
 
 /* Whether this smaller run fails too; then it's the best so far. */
 static bool try_smaller(struct shrink *shrink, const struct cl_options *options)
@@ -143,9 +151,11 @@ static bool try_smaller(struct shrink *shrink, const struct cl_options *options)
     if (time(NULL) >= shrink->deadline)
         return false;
     struct cl_result result;
+    char kind[600];
     cl_run(options, 20, &result);
     shrink->tries++;
-    if (result.ok)
+    kind_of(result.failure, kind);
+    if (result.ok || strcmp(kind, shrink->kind) != 0)
         return false;
     shrink->best = *options;
     snprintf(shrink->failure, sizeof shrink->failure, "%s", result.failure);
@@ -188,9 +198,10 @@ static bool lower(struct shrink *shrink, size_t number, uint64_t most)
     return any;
 }
 
-void cl_shrink(const struct cl_options *options, unsigned seconds_max)
+void cl_shrink(const struct cl_options *options, const char *failure, unsigned seconds_max)
 {
     struct shrink shrink = {.best = *options, .deadline = time(NULL) + (time_t)seconds_max};
+    kind_of(failure, shrink.kind);
     for (bool more = true; more && time(NULL) < shrink.deadline;) {
         struct cl_swarm swarm;
         cl_swarm_draw(&swarm, &shrink.best);
