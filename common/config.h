@@ -101,5 +101,7 @@ void config_print(const struct config *config, struct buf *out);
 void config_print_shown(const struct config *config, struct buf *out);
 enum err config_parse(struct config *config, struct span text, const char *source,
                       struct buf *error) MUST_CHECK;
+/* "host:port", an IPv6 address in brackets. */
+void config_print_peer(const struct config_peer *peer, struct buf *out);
 /* A table of all keys: name, type, default, bounds, meaning. */
 void config_print_help(struct buf *out);

@@ -78,7 +78,6 @@ bool config_address_valid(const char *text);
 /* "HOST:PORT,HOST:PORT", each once; empty: none. *ret_peers is released by config_release_peers.
  * Where false, *why says what is wrong ("entry 1, 'a': no port"). */
 bool config_parse_peers(const char *text, struct config_peers *ret_peers, struct buf *why);
-void config_print_peer(const struct config_peer *peer, struct buf *out);
 void config_release_peers(struct config_peers *peers);
 /* UTF-8 without control characters: what YAML can carry to the children as it is. */
 bool config_text_valid(const char *text);

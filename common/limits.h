@@ -45,13 +45,13 @@ _Static_assert(SEGMENT_SIZE_MAX / POSITION_UNIT <= UINT32_MAX, "a position fits 
 /* sun_path holds 108 bytes, one of them the terminating NUL. */
 #define IPC_PATH_LEN_MAX 107u
 
-/* --- Between nodes (netd/peers.h) -------------------------------------------------------------- */
+/* --- Between nodes: netd/peers.h -------------------------------------------------------------- */
 /* What a frame holds, uncompressed. It bounds what an unknown sender can make a node hold: as much
  * for each connection that hasn't proved yet that it is a peer's. */
-#define PEER_BODY_BYTES_MAX (256u << 10)
-/* A larger item travels in parts of this size. */
+#define PEER_BODY_BYTES_MAX ((256u << 10) + 512u)
+/* A larger item travels in parts of this size: four fill a frame. */
 #define PEER_PART_BYTES (64u << 10)
-_Static_assert(PEER_PART_BYTES + 64 <= PEER_BODY_BYTES_MAX, "a part fits a frame");
+_Static_assert(4 * (PEER_PART_BYTES + 64) <= PEER_BODY_BYTES_MAX, "four parts fit a frame");
 /* What may wait for one node before items for it are refused: so much, and one item more. */
 #define PEER_QUEUE_BYTES (16u << 20)
 /* Connections that haven't proved that they are a peer's, at a time. */

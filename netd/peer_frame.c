@@ -25,7 +25,7 @@ static void write_head(const struct peer_head *head, uint8_t *to);
 
 static const char *const refusal_names[PEER_REFUSAL_COUNT] = {
     [PEER_OK] = "ok",
-    [PEER_REFUSED_SHORT] = "short",
+    [PEER_REFUSED_LENGTH] = "length",
     [PEER_REFUSED_MAGIC] = "magic",
     [PEER_REFUSED_VERSION] = "version",
     [PEER_REFUSED_CLUSTER] = "cluster",
@@ -160,7 +160,7 @@ static void write_head(const struct peer_head *head, uint8_t *to)
 enum peer_refusal peer_frame_head(struct span frame, struct peer_head *ret_head)
 {
     if (frame.len < PEER_HEAD_BYTES + 1 + PEER_MAC_BYTES || frame.len > PEER_FRAME_BYTES_MAX)
-        return PEER_REFUSED_SHORT;
+        return PEER_REFUSED_LENGTH;
     const uint8_t *at = frame.ptr;
     if (load_u32(at) != MAGIC)
         return PEER_REFUSED_MAGIC;

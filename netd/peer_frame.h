@@ -29,7 +29,7 @@ enum peer_flags {
 /* Why a frame isn't believed. */
 enum peer_refusal {
     PEER_OK,
-    PEER_REFUSED_SHORT,     /* no room for head and MAC, or longer than any frame */
+    PEER_REFUSED_LENGTH,    /* no room for head and MAC, or longer than it may be */
     PEER_REFUSED_MAGIC,     /* not of this protocol */
     PEER_REFUSED_VERSION,   /* of a program whose frames we don't know */
     PEER_REFUSED_CLUSTER,   /* of another cluster.name */
@@ -46,7 +46,7 @@ enum peer_refusal {
     PEER_REFUSED_BODY,      /* messages that can't be read, or don't belong there */
     PEER_REFUSAL_COUNT
 };
-/* "short", "magic", ...: static strings. */
+/* "length", "magic", ...: static strings. */
 const char *peer_refusal_name(enum peer_refusal refusal);
 
 struct peer_head {
@@ -76,7 +76,7 @@ static inline size_t peer_frame_bytes_max(size_t body_len)
     return PEER_HEAD_BYTES + body_len + PEER_MAC_BYTES;
 }
 
-/* Reads the head; believes nothing. Refusals: SHORT, MAGIC, VERSION, SIZE. */
+/* Reads the head; believes nothing. Refusals: LENGTH, MAGIC, VERSION, SIZE. */
 enum peer_refusal peer_frame_head(struct span frame, struct peer_head *ret_head);
 /* Proves the MAC and gives the body: a view of the frame, or of *scratch, which is overwritten.
  * `head` is what peer_frame_head gave. Refusals: MAC, LZ4. */

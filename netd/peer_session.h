@@ -72,7 +72,7 @@ size_t peer_session_seal_hello(struct peer_session *session,
                                uint8_t to[static PEER_HELLO_BYTES_MAX]);
 
 /* Who says that it sent this frame, before anything is believed: its index, for the session that
- * peer_session_open is to be asked of. Refusals: SHORT, MAGIC, VERSION, SIZE, CLUSTER, TO_NODE,
+ * peer_session_open is to be asked of. Refusals: LENGTH, MAGIC, VERSION, SIZE, CLUSTER, TO_NODE,
  * FROM_NODE (not below node_count, or this node itself). */
 enum peer_refusal peer_session_sender(const struct peer_identity *own, uint32_t node_count,
                                       struct span frame, struct peer_head *ret_head);

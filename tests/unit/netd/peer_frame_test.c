@@ -114,7 +114,7 @@ START_TEST(no_length_but_its_own)
         free(copy);
     }
     memset(frame, 0, sizeof frame);
-    ck_assert_int_eq(open_frame(span_of(frame, sizeof frame), &got), PEER_REFUSED_SHORT);
+    ck_assert_int_eq(open_frame(span_of(frame, sizeof frame), &got), PEER_REFUSED_LENGTH);
 }
 END_TEST
 
@@ -238,7 +238,7 @@ START_TEST(sizes_and_flags_fit_one_another)
     hello.len = PEER_HEAD_BYTES + 1000 + PEER_MAC_BYTES;
     ck_assert_int_eq(open_frame(hello, &got), PEER_REFUSED_SIZE);
     /* Without a body there is nothing to say. */
-    ck_assert_int_eq(open_frame(seal_raw(0, 0, span_of(NULL, 0)), &got), PEER_REFUSED_SHORT);
+    ck_assert_int_eq(open_frame(seal_raw(0, 0, span_of(NULL, 0)), &got), PEER_REFUSED_LENGTH);
 }
 END_TEST
 

@@ -1,0 +1,450 @@
+/* Sessions with the other nodes: their beginnings and ends, frames in and out. */
+#include "netd/peers.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/random.h>
+
+#include "common/assert.h"
+#include "netd/peers_internal.h"
+
+/* Without a session, hellos go out so often. */
+#define HELLO_MS 250u
+/* Hellos that the other side's may ask for between two ticks: somebody may play recordings. */
+#define ANSWERS_MAX 5u
+/* Frames for one node in one turn of the loop (1 MiB): others have their turn, too. */
+#define BURST_MAX 4u
+/* Ticks that far apart: this process stood still, not the others. */
+#define STALL_MS 1000u
+/* A node that isn't there is mentioned so often. */
+#define ABSENT_MS 60000u
+
+static bool on_frame(void *ctx, struct peer_source *source, struct span frame);
+static enum peer_refusal on_hello(struct peer_node *node, struct peer_source *source,
+                                  const struct peer_head *head, struct span body);
+static enum peer_refusal on_messages(struct peer_node *node, struct peer_source *source,
+                                     struct span body);
+static enum peer_refusal on_item(struct peer_node *node, const struct msg_item *item);
+static bool refuse(struct peers *peers, struct peer_source *source, struct peer_node *node,
+                   enum peer_refusal refusal);
+static void believe(struct peer_node *node, struct peer_source *source);
+static void begin_session(struct peer_node *node, const struct msg_peer_hello *hello);
+static void end_session(struct peer_node *node, const char *why);
+static void session_over(struct peer_node *node, const char *why);
+static void on_source_lost(void *ctx, struct peer_source *source);
+static void on_connected(void *ctx, uint32_t node);
+static void on_disconnected(void *ctx, uint32_t node);
+static void on_ready(void *ctx, uint32_t node);
+static void push(struct peer_node *node);
+static void tick_node(struct peer_node *node, uint64_t now_ms);
+static void free_nodes(struct peers *peers);
+
+static struct uuid new_nonce(void)
+{
+    struct uuid nonce;
+    ssize_t len;
+    do
+        len = getrandom(nonce.bytes, sizeof nonce.bytes, 0);
+    while (len < 0 && errno == EINTR);
+    ASSERT(len == sizeof nonce.bytes);
+    return nonce;
+}
+
+enum err peers_new(uv_loop_t *loop, const struct peers_config *config,
+                   const struct peers_callbacks *callbacks, struct peers **ret_peers)
+{
+    const struct config *c = config->config;
+    ASSERT(c->node.count > 1 && c->network.peers.count == c->node.count);
+    struct peers *peers = calloc(1, sizeof *peers);
+    ASSERT(peers != NULL);
+    *peers = (struct peers){
+        .loop = loop,
+        .config = c,
+        .log = config->log,
+        .callbacks = *callbacks,
+        .own = {.cluster_id = config->cluster_id,
+                .secret = span_str(c->cluster.secret),
+                .node = c->node.index,
+                .boot = config->boot,
+                .age_ms = config->age_ms,
+                .version = span_str(SIERRADB_VERSION)},
+        .node_count = c->node.count,
+        .ticked_ms = uv_now(loop),
+    };
+    peers->hello_key = peer_hello_key_new(&peers->own);
+    peers->nodes = calloc(peers->node_count, sizeof *peers->nodes);
+    ASSERT(peers->nodes != NULL);
+    for (uint32_t i = 0; i < peers->node_count; i++) {
+        struct peer_node *node = &peers->nodes[i];
+        node->peers = peers;
+        node->node = i;
+        node->changed_ms = node->absent_ms = peers->ticked_ms;
+        config_print_peer(&c->network.peers.list[i], &node->name);
+        peer_session_init(&node->session, &peers->own, peers->hello_key, i, new_nonce());
+    }
+    enum err err = peer_wire_new(loop, c, config->log,
+                                 &(struct peer_wire_callbacks){
+                                     .ctx = peers,
+                                     .on_frame = on_frame,
+                                     .on_source_lost = on_source_lost,
+                                     .on_connected = on_connected,
+                                     .on_disconnected = on_disconnected,
+                                     .on_ready = on_ready,
+                                 },
+                                 &peers->wire);
+    if (err != ERR_OK) {
+        free_nodes(peers);
+        return err;
+    }
+    *ret_peers = peers;
+    return ERR_OK;
+}
+
+void peers_close(struct peers *peers)
+{
+    peer_wire_close(peers->wire);
+    free_nodes(peers);
+}
+
+static void free_nodes(struct peers *peers)
+{
+    for (uint32_t i = 0; i < peers->node_count; i++) {
+        struct peer_node *node = &peers->nodes[i];
+        buf_release(&node->name);
+        peer_session_release(&node->session);
+        peer_outbox_release(&node->outbox);
+        peer_inbox_release(&node->inbox);
+        free(node->buckets);
+    }
+    free(peers->nodes);
+    peer_key_free(peers->hello_key);
+    buf_release(&peers->scratch);
+    buf_release(&peers->body);
+    buf_release(&peers->buckets);
+    free(peers);
+}
+
+/* --- Items and turns --- */
+
+bool peers_send(struct peers *peers, uint32_t node, uint32_t bucket, enum relay_kind kind,
+                uint64_t boot, struct span bytes)
+{
+    ASSERT(node < peers->node_count && node != peers->own.node);
+    struct peer_node *to = &peers->nodes[node];
+    if (to->alive && (boot == 0 || boot == to->boot) &&
+        peer_outbox_put(&to->outbox, kind, bucket, bytes))
+        return true;
+    to->stats.items_dropped++;
+    return false;
+}
+
+void peers_flush(struct peers *peers)
+{
+    for (uint32_t i = 0; i < peers->node_count; i++) {
+        struct peer_node *node = &peers->nodes[i];
+        if (node->hello_due || node->gossip_due || peer_outbox_bytes(&node->outbox) > 0)
+            push(node);
+    }
+}
+
+bool peers_flushed(const struct peers *peers)
+{
+    for (uint32_t i = 0; i < peers->node_count; i++) {
+        const struct peer_node *node = &peers->nodes[i];
+        if (node->alive &&
+            (peer_outbox_bytes(&node->outbox) > 0 || !peer_wire_ready(peers->wire, i)))
+            return false;
+    }
+    return true;
+}
+
+uint64_t peers_boot(const struct peers *peers, uint32_t node)
+{
+    ASSERT(node < peers->node_count);
+    return peers->nodes[node].alive ? peers->nodes[node].boot : 0;
+}
+
+void peers_tick(struct peers *peers)
+{
+    uint64_t now_ms = uv_now(peers->loop), gap_ms = now_ms - peers->ticked_ms;
+    peers->ticked_ms = now_ms;
+    peer_wire_tick(peers->wire);
+    for (uint32_t i = 0; i < peers->node_count; i++) {
+        struct peer_node *node = &peers->nodes[i];
+        if (i == peers->own.node)
+            continue;
+        if (gap_ms > STALL_MS && node->heard_ms != 0)
+            node->heard_ms = min_u64(node->heard_ms + gap_ms, now_ms);
+        tick_node(node, now_ms);
+    }
+    peers_flush(peers);
+}
+
+static void tick_node(struct peer_node *node, uint64_t now_ms)
+{
+    const struct config *config = node->peers->config;
+    node->answers_left = ANSWERS_MAX;
+    if (node->alive && now_ms - node->heard_ms > config->heartbeat.timeout_ms)
+        end_session(node, "unheard");
+    if (node->alive) {
+        node->absent_ms = now_ms;
+        if (now_ms - node->gossip_ms >= config->heartbeat.interval_ms)
+            node->gossip_due = true;
+        return;
+    }
+    if (node->connected && now_ms - node->hello_ms >= HELLO_MS)
+        node->hello_due = true;
+    if (now_ms - node->absent_ms >= ABSENT_MS) {
+        node->absent_ms = now_ms;
+        log_warn(node->peers->log, "peer.absent", "node=%u name=\"%.*s\" connected=%d seconds=%lu",
+                 node->node, (int)node->name.len, (char *)node->name.ptr, node->connected,
+                 (now_ms - node->changed_ms) / 1000);
+    }
+}
+
+/* --- Frames out --- */
+
+/* As much as the socket takes: a hello that is due before all else (it opens the session), then
+ * gossip, then items. */
+static void push(struct peer_node *node)
+{
+    struct peers *peers = node->peers;
+    struct peer_wire *wire = peers->wire;
+    for (unsigned burst = 1; peer_wire_ready(wire, node->node); burst++) {
+        struct span body = {0};
+        size_t len;
+        bool items = false;
+        if (node->hello_due) {
+            node->hello_due = false;
+            node->hello_ms = uv_now(peers->loop);
+            len = peer_session_seal_hello(&node->session,
+                                          peer_wire_room(wire, node->node, PEER_HELLO_BYTES_MAX));
+        } else if (!node->alive) {
+            return;
+        } else {
+            if (node->gossip_due) {
+                node->gossip_due = false;
+                node->gossip_ms = uv_now(peers->loop);
+                body = peers_make_gossip(peers, node);
+            } else {
+                body = peer_outbox_peek(&node->outbox);
+                items = true;
+            }
+            if (body.len == 0)
+                return;
+            uint8_t *room = peer_wire_room(wire, node->node, peer_frame_bytes_max(body.len));
+            len = peer_session_seal(&node->session, body, room);
+        }
+        if (items)
+            node->stats.items_out += peer_outbox_take(&node->outbox, body);
+        node->stats.frames_out++;
+        node->stats.bytes_out += len;
+        peer_wire_send(wire, node->node, len, burst == BURST_MAX);
+    }
+}
+
+static void on_ready(void *ctx, uint32_t node)
+{
+    struct peers *peers = ctx;
+    push(&peers->nodes[node]);
+}
+
+/* --- Connections --- */
+
+static void on_connected(void *ctx, uint32_t node)
+{
+    struct peers *peers = ctx;
+    peers->nodes[node].connected = true;
+    peers->nodes[node].hello_due = true;
+    push(&peers->nodes[node]);
+}
+
+static void on_disconnected(void *ctx, uint32_t node)
+{
+    struct peers *peers = ctx;
+    peers->nodes[node].connected = false;
+    end_session(&peers->nodes[node], "connection lost");
+}
+
+static void on_source_lost(void *ctx, struct peer_source *source)
+{
+    struct peers *peers = ctx;
+    for (uint32_t i = 0; i < peers->node_count; i++) {
+        struct peer_node *node = &peers->nodes[i];
+        if (node->source != source)
+            continue;
+        node->source = NULL;
+        end_session(node, "it closed its connection");
+    }
+}
+
+/* --- Frames in --- */
+
+static bool on_frame(void *ctx, struct peer_source *source, struct span frame)
+{
+    struct peers *peers = ctx;
+    struct peer_node *node = NULL;
+    struct peer_head head;
+    struct span body;
+    enum peer_refusal refusal = PEER_REFUSED_LENGTH;
+    if (frame.len > 0)
+        refusal = peer_session_sender(&peers->own, peers->node_count, frame, &head);
+    if (refusal == PEER_OK) {
+        node = &peers->nodes[head.from_node];
+        refusal = peer_session_open(&node->session, &head, frame, &peers->scratch, &body);
+    }
+    if (refusal == PEER_OK) {
+        node->stats.frames_in++;
+        node->stats.bytes_in += frame.len;
+        refusal = (head.flags & PEER_HELLO) != 0 ? on_hello(node, source, &head, body)
+                                                 : on_messages(node, source, body);
+    }
+    return refusal == PEER_OK || refuse(peers, source, node, refusal);
+}
+
+static enum peer_refusal on_hello(struct peer_node *node, struct peer_source *source,
+                                  const struct peer_head *head, struct span body)
+{
+    struct peer_hello_result result;
+    struct msg_peer_hello hello;
+    enum peer_refusal refusal =
+        peer_session_on_hello(&node->session, head, body, new_nonce(), &result, &hello);
+    if (refusal != PEER_OK)
+        return refusal;
+    if (result.ended)
+        session_over(node, node->session.boot == node->boot ? "it lost the session"
+                                                            : "it was started again");
+    /* Proved to be no recording, by its echo or by its number in the session. */
+    if (node->session.open && node->session.boot == head->from_boot)
+        believe(node, source);
+    if (result.opened)
+        begin_session(node, &hello);
+    else if (result.answer && node->answers_left > 0) {
+        node->answers_left--;
+        node->hello_due = true;
+        if (!node->connected)
+            peer_wire_hurry(node->peers->wire, node->node);
+    }
+    push(node);
+    return PEER_OK;
+}
+
+static enum peer_refusal on_messages(struct peer_node *node, struct peer_source *source,
+                                     struct span body)
+{
+    believe(node, source);
+    struct msg msg;
+    enum peer_refusal refusal = PEER_OK;
+    while (body.len > 0 && refusal == PEER_OK) {
+        enum err err = msg_unpack(&body, &msg);
+        if (err == ERR_NOTFOUND)
+            continue; /* of a newer version */
+        if (err != ERR_OK) {
+            refusal = PEER_REFUSED_BODY;
+        } else if (msg.tag == TAG_item) {
+            refusal = on_item(node, &msg.u.item);
+        } else if (msg.tag == TAG_gossip) {
+            if (peers_take_gossip(node, &msg.u.gossip) != ERR_OK)
+                refusal = PEER_REFUSED_BODY;
+            else if (node->peers->callbacks.on_gossip != NULL)
+                node->peers->callbacks.on_gossip(node->peers->callbacks.ctx, node->node);
+        } else {
+            refusal = PEER_REFUSED_BODY;
+        }
+    }
+    return refusal;
+}
+
+static enum peer_refusal on_item(struct peer_node *node, const struct msg_item *item)
+{
+    const struct peers *peers = node->peers;
+    bool whole;
+    struct span bytes;
+    if (item->bucket >= peers->config->bucket.count ||
+        peer_inbox_put(&node->inbox, item, &whole, &bytes) != ERR_OK)
+        return PEER_REFUSED_BODY;
+    /* Kinds of a newer version mean nothing here. */
+    if (!whole || item->kind < RELAY_PEER || item->kind > RELAY_LINK_LOST)
+        return PEER_OK;
+    node->stats.items_in++;
+    peers->callbacks.on_item(peers->callbacks.ctx, node->node, node->boot, (uint32_t)item->bucket,
+                             (enum relay_kind)item->kind, bytes);
+    return PEER_OK;
+}
+
+/* True: the connection may go on. */
+static bool refuse(struct peers *peers, struct peer_source *source, struct peer_node *node,
+                   enum peer_refusal refusal)
+{
+    /* What is on its way when a session ends; the rest is somebody's mistake, or worse. */
+    bool ordinary = refusal == PEER_REFUSED_TO_BOOT || refusal == PEER_REFUSED_REPLAY ||
+                    refusal == PEER_REFUSED_SESSION || refusal == PEER_REFUSED_GAP;
+    peers->refused[refusal]++;
+    if (node != NULL)
+        node->stats.refused++;
+    uint64_t quiet;
+    if (peer_warnings_due(&peers->warnings, peer_source_address(source), refusal,
+                          max_u64(uv_now(peers->loop), 1), &quiet))
+        log_event(peers->log, ordinary ? LOG_INFO : LOG_WARN, "peer.refused",
+                  "source=%s reason=%s said_node=%d quiet=%lu", peer_source_address(source),
+                  peer_refusal_name(refusal), node != NULL ? (int)node->node : -1, quiet);
+    if (node != NULL && (refusal == PEER_REFUSED_GAP || refusal == PEER_REFUSED_BODY ||
+                         refusal == PEER_REFUSED_LZ4))
+        /* It had the right MAC. */
+        end_session(node, peer_refusal_name(refusal));
+    return ordinary;
+}
+
+static void believe(struct peer_node *node, struct peer_source *source)
+{
+    node->heard_ms = uv_now(node->peers->loop);
+    node->source = source;
+    peer_source_believe(source);
+}
+
+/* --- Sessions --- */
+
+static void begin_session(struct peer_node *node, const struct msg_peer_hello *hello)
+{
+    struct peers *peers = node->peers;
+    ASSERT(node->session.open && !node->alive);
+    node->alive = true;
+    node->boot = node->last_boot = node->session.boot;
+    node->changed_ms = uv_now(peers->loop);
+    node->hello_due = node->gossip_due = true;
+    node->stats.sessions++;
+    node->age_ms = hello->age;
+    node->version_len = min_u64(hello->version.len, sizeof node->version);
+    if (node->version_len > 0)
+        memcpy(node->version, hello->version.ptr, node->version_len);
+    log_info(peers->log, "peer.up", "node=%u name=\"%.*s\" boot=%lu version=\"%.*s\"", node->node,
+             (int)node->name.len, (char *)node->name.ptr, node->boot, (int)node->version_len,
+             node->version);
+    peers->callbacks.on_node(peers->callbacks.ctx, node->node, node->boot, true);
+}
+
+/* Ends the session, where there is one, and asks for the next. */
+static void end_session(struct peer_node *node, const char *why)
+{
+    if (!node->session.open)
+        return;
+    peer_session_end(&node->session, new_nonce());
+    session_over(node, why);
+    node->hello_due = node->connected;
+}
+
+/* What a session's end means to all but the session itself. */
+static void session_over(struct peer_node *node, const char *why)
+{
+    struct peers *peers = node->peers;
+    ASSERT(node->alive);
+    node->alive = false;
+    node->changed_ms = node->absent_ms = uv_now(peers->loop);
+    node->gossip_due = false;
+    node->rtt_us = node->stamp_us = 0;
+    node->stats.items_dropped += peer_outbox_clear(&node->outbox);
+    peer_inbox_clear(&node->inbox);
+    log_info(peers->log, "peer.down", "node=%u name=\"%.*s\" boot=%lu reason=\"%s\"", node->node,
+             (int)node->name.len, (char *)node->name.ptr, node->boot, why);
+    peers->callbacks.on_node(peers->callbacks.ctx, node->node, node->boot, false);
+}
