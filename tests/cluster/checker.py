@@ -140,7 +140,7 @@ class Checker:
         self._check_liveness()
         return self.problems
 
-    # --- what there is -------------------------------------------------------------------------------------------
+    # --- what there is ---
 
     def _take(self, lines):
         for line in lines:
@@ -189,7 +189,7 @@ class Checker:
     def _take_raft(self, line):
         self.rafts.setdefault(line["bucket"], {})[line["replica"]] = line["entries"]
 
-    # --- the log ---------------------------------------------------------------------------------------------------
+    # --- the log ---
 
     def _check_replicas(self):
         for p, log in sorted(self.logs.items()):
@@ -292,7 +292,7 @@ class Checker:
         if attempt.ids is not None and attempt.ids != [event[1] for event in stored]:
             self.problem("answer", f"{group.name}: other ids answered than stored")
 
-    # --- reads: each says that the state was at least `low` and at most `high` ----------------------------------------
+    # --- reads: each says that the state was at least `low` and at most `high` ---
 
     def _bound_reads(self):
         good = []
@@ -361,7 +361,7 @@ class Checker:
             return None
         return place + 1, len(log)
 
-    # --- real time -----------------------------------------------------------------------------------------------------
+    # --- real time ---
 
     def _sweep(self, p, log):
         """All calls and answers of a partition in the order of time; `done`: the largest state proven so far. At one
@@ -451,7 +451,7 @@ class Checker:
     def _step_delivery(self, state, log, done, lasts):
         return log.up(state)
 
-    # --- sessions, age, subscriptions, liveness ----------------------------------------------------------------------------
+    # --- sessions, age, subscriptions, liveness ---
 
     def _check_sessions(self):
         steps = [(str(read["conn"]), read["n"], read["p"], read) for read in self.reads]

@@ -70,7 +70,7 @@ class World:
     def version(self, p, stream, k=None):
         return sum(event[3] == stream for event in self.logs[p][:k]) - 1
 
-    # --- clients ---------------------------------------------------------------------------------------------------
+    # --- clients ---
 
     def turn(self, conn):
         if self.ops_left <= 0:
@@ -157,7 +157,7 @@ class World:
                 return [stream, "empty" if version < 0 else version, expected]
         return None
 
-    # --- readers ---------------------------------------------------------------------------------------------------
+    # --- readers ---
 
     def read(self, conn, strong):
         line = dict(self.number(conn), op="read", p=self.rng.randrange(PARTITIONS), result="ok",
@@ -202,7 +202,7 @@ class World:
             line["more"] = len(part) > line["count"]
             line["events"] = [[line["from"] + i, event[1]] for i, event in enumerate(part[:line["count"]])]
 
-    # --- subscribers -------------------------------------------------------------------------------------------------
+    # --- subscribers ---
 
     def subscribe(self, name, p, stream, start):
         self.conns += 1
