@@ -290,8 +290,12 @@ static enum err disk_rename(struct disk *base, const char *from, const char *to)
                    : at == NO_INODE || to_dir == NO_INODE ? ERR_NOTFOUND
                                                           : ERR_OK;
     if (at != NO_INODE && to_dir != NO_INODE && (err == ERR_OK || verdict.part >= 512)) {
-        ASSERT(dir == to_dir); /* a rename across directories isn't simulated */
-        tree_change(disk, dir, DIR_RENAME, name, to_name, at);
+        if (dir == to_dir) {
+            tree_change(disk, dir, DIR_RENAME, name, to_name, at);
+        } else { /* either half may survive without the other */
+            tree_change(disk, to_dir, DIR_PLACE, to_name, "", at);
+            tree_change(disk, dir, DIR_UNLINK, name, "", at);
+        }
     }
     note(disk, DISK_RENAME, to, at, 0, 0, err);
     return err;

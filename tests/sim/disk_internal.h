@@ -19,7 +19,7 @@ struct dir_list {
     unsigned count, cap;
 };
 
-enum dir_change { DIR_LINK, DIR_UNLINK, DIR_RENAME };
+enum dir_change { DIR_LINK, DIR_UNLINK, DIR_RENAME, DIR_PLACE /* from another directory */ };
 
 struct dir_op {
     enum dir_change change;

@@ -360,6 +360,10 @@ static void dir_apply(struct dir_list *list, const struct dir_op *op)
         if (there)
             dir_remove(list, op->name);
         return;
+    case DIR_PLACE:
+        dir_remove(list, op->name);
+        dir_insert(list, op->name, op->inode);
+        return;
     case DIR_RENAME:
         if (there) {
             dir_remove(list, op->name);
