@@ -177,15 +177,26 @@ static bool try_another_log(uint64_t seed)
     struct node *node = &world->nodes[1], *stray = &other->nodes[1];
     world_append(world, 40, false);
     world_append(other, 40, false);
+    world_flush(node);
+    world_flush(stray);
     uint64_t segment = wal_segment(stray->wal);
     ck_assert_uint_eq(segment, wal_segment(node->wal));
-    world_append(world, 50, false);
-    world_settle(world);
+    /* The same transactions, but in a term of its own. */
+    other->nodes[LEADER].leads = false;
+    stray->leads = true;
+    wal_append_vote(stray->wal, 2, 2);
     while (wal_durable(stray->wal).segment == segment) {
+        world_append_to(other, 0);
         world_flush(stray);
         wal_commit(stray->wal, wal_durable_idx(stray->wal));
-        world_append_stray(other, stray, 1);
     }
+    while (wal_durable(node->wal).segment == segment) {
+        world_append_to(world, 7);
+        world_flush(node);
+        wal_commit(node->wal, wal_durable_idx(node->wal));
+    }
+    world_append(world, 30, false);
+    world_settle(world);
     struct segment_footer ours, theirs;
     struct buf *file = data_of(node, segment);
     const struct buf *from = data_of(stray, segment);
@@ -207,7 +218,7 @@ static bool try_another_log(uint64_t seed)
 START_TEST(a_segment_of_another_log)
 {
     uint64_t same_end = 0;
-    for (uint64_t seed = 1; seed <= 30; seed++)
+    for (uint64_t seed = 1; seed <= 10; seed++)
         same_end += try_another_log(seed);
     ck_assert_uint_gt(same_end, 0);
 }

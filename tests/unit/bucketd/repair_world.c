@@ -277,7 +277,7 @@ void world_append_stray(struct world *world, struct node *node, int count)
         /* A segment isn't left before its strays are cut. */
         world_flush(node);
         wal_commit(node->wal, min_u64(wal_durable_idx(node->wal), world->last));
-        if (wal_fits(node->wal, 8192, ROOM_WAIT) == ERR_OK)
+        if (wal_fits(node->wal, 3200, ROOM_WAIT) == ERR_OK)
             append_tx(world, node, 10000 + wal_last_idx(node->wal));
     }
 }
