@@ -94,8 +94,8 @@ def build_in(folder, result):
         start = time.monotonic()
         run(os.path.join(ROOT, "deploy", "base-image"), timeout=1200)
         seconds = time.monotonic() - start
-    print(f"base image {BASE}: {inspect(BASE, '.Size') / 1e6:.1f} MB, made in {seconds:.0f} s"
-          " (0: it was there)", flush=True)
+    made = f"made in {seconds:.0f} s" if seconds else "it was there"
+    print(f"base image {BASE}: {inspect(BASE, '.Size') / 1e6:.1f} MB, {made}", flush=True)
     command = ("docker", "build", "--force-rm", "-f", os.path.join(folder, "deploy", "Dockerfile"), "-t")
     start = time.monotonic()
     run(*command, IMAGE, folder, timeout=1800)
