@@ -18,6 +18,7 @@ Each partition is one log, and one state machine whose state is the number k of 
   session       a read older than what its connection had seen
   subscription  a gap, a repeat, a wrong event, an end that wasn't reached
   liveness      no append worked in time after the faults had ended
+  client        a test's client failed by itself
 Writes, refusals and strong reads are checked exactly: there is no problem if and only if some order of the operations
 explains all answers. A write has its place; a refusal gets the smallest state that explains it, which is best, since
 every bound on what comes later is a lower one. O(n log n).
@@ -179,6 +180,9 @@ class Checker:
         slot = (line["name"], line["p"], line["key"], line["stream"])
         self.subs.setdefault(slot, []).append(line)
         self.figures["delivered"] += len(line["got"])
+
+    def _take_problem(self, line):
+        self.problem(line["kind"], line["text"])
 
     def _take_mark(self, line):
         self.marks.append(line)

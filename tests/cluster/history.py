@@ -18,6 +18,7 @@ in the end. Times are CLOCK_MONOTONIC nanoseconds of the one machine (network na
   sub     what a subscription on one connection delivered of one partition or stream, in the order it came: name (of
           the subscriber; the same when it goes on elsewhere), conn, node, p, key and stream (null: the partition),
           from, got: [position, id, time]. Many lines may follow one another, each `from` where the last ended
+  problem kind, text: what a client saw to be wrong at once
   mark    what: "healed": from t on no fault is at work, and within bound_s an append works in every partition
   final   replica, p, log: [sequence, id, name, stream, key, version, transaction id, crc or null] each
   raft    replica, bucket, entries: [index, term, chain] each, those that live
