@@ -27,7 +27,8 @@ void commit_open(struct bucket *bucket)
     }
     for (uint64_t idx = wal_last_idx(wal); idx > wal_commit_idx(wal); idx--) {
         const struct tail_entry *entry = wal_tail_entry(wal, idx);
-        if (entry->kind == ENTRY_TX)
+        /* Damage may hide some of them. */
+        if (entry != NULL && entry->kind == ENTRY_TX)
             bucket_partition(bucket, entry->partition)->watermark = entry->first_seq;
     }
 }

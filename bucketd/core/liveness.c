@@ -45,6 +45,9 @@ static void note_sender(struct bucket *bucket, struct peer *peer, const struct m
     if (!find_echoed(bucket, tick, &sent_ns))
         return;
     peer->confirmed = true;
+    /* Who knows of a newer term is no witness that this one still holds. */
+    if (tick->term > wal_term(bucket->wal))
+        return;
     peer->echoed = max_u64(peer->echoed, tick->echo_number);
     peer->echoed_ns = max_u64(peer->echoed_ns, sent_ns);
 }
