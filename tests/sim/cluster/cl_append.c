@@ -127,6 +127,8 @@ static void next_target(struct cl_client *client)
 static void pause_channel(struct cl_client *client, uint64_t ns_max)
 {
     struct cl_channel *channel = &client->channel;
+    /* Longer and longer, while nobody takes them. */
+    ns_max = min_u64(ns_max << min_u64(channel->failures++, 4), 500 * MS);
     uint64_t pause = prng_range(&client->prng, ns_max / 10, ns_max);
     channel->resume_ns = client_now(client) + pause;
     channel->hopped = false;
@@ -169,6 +171,7 @@ static void on_appended(struct cl_client *client, struct cl_append *append,
     const struct tx *tx = client->model->txs[append->tx];
     client_saw(client, append->session, tx->partition, reply->first_sequence + tx->count);
     client->channel.hopped = false;
+    client->channel.failures = 0;
     remove_append(&client->channel, append);
 }
 

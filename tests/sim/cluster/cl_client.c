@@ -122,6 +122,8 @@ static void work(struct cl_client *client)
 static void give_up_slow(struct cl_client *client)
 {
     uint64_t now = client_now(client), patience = client->workload->patience_ns;
+    if (client->finish != FINISH_NOT)
+        return; /* now everything must be answered */
     if (channel_oldest_ns(client) != UINT64_MAX && now - channel_oldest_ns(client) > patience)
         client_give_up(client, client->channel.target);
     for (uint32_t i = 0; i < client->request_count; i++) {

@@ -320,13 +320,15 @@ static void judge_claim(struct oracle *oracle, const struct oracle_claim *claim)
                 claim->high, err_name(claim->claim.err), claim->claim.text);
 }
 
-/* Refused at first, perhaps, but nobody was told; and then taken, behind what was sent later. */
+/* Refused at first, perhaps, but its client wasn't told; and then taken, behind what it sent later.
+ * What expects nothing is refused only where reads fail. */
 static bool may_be_late(const struct oracle *oracle, const struct tx *tx)
 {
-    bool conditional = false;
+    const bool *faults = oracle->cluster->swarm.faults;
+    bool refusable = faults[CL_READ_ERROR] || faults[CL_ROT];
     for (uint32_t i = 0; i < tx->count; i++)
-        conditional = conditional || tx->events[i].expect != EXPECT_ANY;
-    return conditional && oracle->txs[tx->index].attempts > 1;
+        refusable = refusable || tx->events[i].expect != EXPECT_ANY;
+    return refusable && oracle->txs[tx->index].attempts > 1;
 }
 
 /* A client's transactions are numbered in the order it sent them. */

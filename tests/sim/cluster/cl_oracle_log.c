@@ -16,7 +16,7 @@ static void on_leader(struct oracle *oracle, uint32_t node, const struct replica
 static void check_log(struct oracle *oracle, uint32_t node, const struct replica_state *now);
 static void on_commit(struct oracle *oracle, uint32_t node, const struct replica_state *now);
 static void check_entry(struct oracle *oracle, uint32_t node, uint64_t idx);
-static void check_marks(struct oracle *oracle, uint32_t node, uint64_t idx);
+static void check_marks(struct oracle *oracle, uint32_t node, uint64_t idx, bool damaged);
 static void grow_partition(struct oracle *oracle, uint32_t partition, uint64_t count);
 static void check_quorum(struct oracle *oracle, uint64_t idx);
 static const struct durable_log *durable_of(struct oracle *oracle, uint32_t node);
@@ -63,8 +63,10 @@ void oracle_log_start(struct oracle *oracle, uint32_t node)
                         node, now.term, now.voted_for, self->floor_vote_term, self->floor_vote);
     }
     /* What recovery took for committed is compared like any other, but nobody led it there. */
-    self->state = (struct replica_state){
-        .term = now.term, .voted_for = now.voted_for, .role = ROLE_CANDIDATE};
+    self->state = (struct replica_state){.term = now.term,
+                                         .voted_for = now.voted_for,
+                                         .damaged = now.damaged,
+                                         .role = ROLE_CANDIDATE};
     if (!may_say_durable(self, now.durable_idx))
         oracle_fail(oracle, "durable", "node %u recovered idx %lu, on its disk are %lu", node,
                     now.durable_idx, self->durable.valid ? self->durable.last_idx : 0);
@@ -160,7 +162,10 @@ static void check_roles(struct oracle *oracle, uint32_t node, const struct repli
 
 static void on_leader(struct oracle *oracle, uint32_t node, const struct replica_state *now)
 {
+    /* What was committed in older terms; one that wins late knows nothing of newer ones. */
     uint64_t committed = oracle_commit_idx(oracle);
+    while (committed > 0 && oracle->log[committed].commit_term >= now->term)
+        committed--;
     oracle->nodes[node].lead_since_ns = oracle_now(oracle);
     oracle->totals.elections++;
     oracle->leaders =
@@ -233,6 +238,7 @@ static void on_commit(struct oracle *oracle, uint32_t node, const struct replica
     oracle->log = oracle_grow(oracle->log, &oracle->log_cap, idx, sizeof *oracle->log);
     if (idx >= oracle->log_len)
         oracle->log_len = idx + 1;
+    oracle->nodes[node].commit_term = now->term;
     for (uint64_t i = before->commit_idx + 1; i <= idx && !oracle_failed(oracle); i++)
         check_entry(oracle, node, i);
     if (same_term && before->role == ROLE_LEADER && now->role == ROLE_LEADER &&
@@ -241,7 +247,7 @@ static void on_commit(struct oracle *oracle, uint32_t node, const struct replica
                     "node %u leads in term %lu and commits up to idx %lu of "
                     "term %lu",
                     node, now->term, idx, oracle->log[idx].term);
-    check_marks(oracle, node, idx);
+    check_marks(oracle, node, idx, now->damaged);
     if (idx > known)
         check_quorum(oracle, idx);
 }
@@ -256,6 +262,7 @@ static void check_entry(struct oracle *oracle, uint32_t node, uint64_t idx)
         entry->term = term;
         entry->chain = chain;
         entry->node = node;
+        entry->commit_term = oracle->nodes[node].commit_term;
     } else if (entry->term != term || entry->chain != chain) {
         oracle_fail(oracle, "committed",
                     "idx %lu is term %lu chain %lx at node %u, and term %lu "
@@ -265,7 +272,7 @@ static void check_entry(struct oracle *oracle, uint32_t node, uint64_t idx)
 }
 
 /* Watermarks are a function of the committed idx. */
-static void check_marks(struct oracle *oracle, uint32_t node, uint64_t idx)
+static void check_marks(struct oracle *oracle, uint32_t node, uint64_t idx, bool damaged)
 {
     struct oracle_node *self = &oracle->nodes[node];
     const struct bucket *bucket = cluster_bucket(oracle->cluster, node);
@@ -285,6 +292,8 @@ static void check_marks(struct oracle *oracle, uint32_t node, uint64_t idx)
             grow_partition(oracle, p, mark);
     }
     struct oracle_entry *entry = &oracle->log[idx];
+    if (damaged)
+        return; /* it can't tell what the hole holds */
     if (entry->marks == 0)
         entry->marks = hash;
     if (entry->marks != hash)
@@ -361,7 +370,7 @@ static const struct durable_log *durable_of(struct oracle *oracle, uint32_t node
     struct oracle_node *self = &oracle->nodes[node];
     struct node *process = &oracle->cluster->nodes[node].node;
     bool there = durable_log_read(&self->durable, process->disk, &process->config);
-    if (self->blind && there && !self->state.damaged &&
+    if (self->blind && there && self->runs && !self->state.damaged &&
         self->durable.last_idx >= self->state.durable_idx && self->durable.term >= self->state.term)
         self->blind = false;
     return there ? &self->durable : NULL;
