@@ -90,9 +90,9 @@ enum err bucket_open(struct bucket *bucket)
     err = segments_open(bucket, &recovery);
     if (err != ERR_OK)
         return err;
-    commit_open(bucket);
     bucket->stats.events = wal_events_before(bucket->wal) + recovery.events;
     bucket->damaged = recovery.damaged;
+    commit_open(bucket);
     bucket->damage_segment = recovery.segment;
     bucket->damage_offset = recovery.damage_offset;
     if (recovery.torn_bytes > 0)

@@ -21,14 +21,18 @@ static void fail_queue(struct bucket *bucket, struct reply_queue *queue);
 void commit_open(struct bucket *bucket)
 {
     struct wal *wal = bucket->wal;
+    /* Damage may hide where what is committed ends: all before the segment is. */
+    bool unsure = bucket->damaged && !replica_is_alone(bucket);
     for (uint32_t i = 0; i < bucket->partition_count; i++) {
         uint32_t partition = bucket->config.bucket + i * bucket->config.bucket_count;
-        bucket->partitions[i].watermark = wal_next_seq(wal, partition);
+        bucket->partitions[i].watermark =
+            unsure ? wal_checkpoint_seq(wal, partition) : wal_next_seq(wal, partition);
     }
+    if (unsure)
+        return;
     for (uint64_t idx = wal_last_idx(wal); idx > wal_commit_idx(wal); idx--) {
         const struct tail_entry *entry = wal_tail_entry(wal, idx);
-        /* Damage may hide some of them. */
-        if (entry != NULL && entry->kind == ENTRY_TX)
+        if (entry->kind == ENTRY_TX)
             bucket_partition(bucket, entry->partition)->watermark = entry->first_seq;
     }
 }
