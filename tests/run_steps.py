@@ -71,7 +71,7 @@ def steps(full):
         Step("sim-determinism", "tests/sim/run --single --seeds 100 --check-determinism", RELEASE, release),
         Step("sim-self-test", "tests/sim/run --single --self-test", RELEASE, release),
         Step("sim-asan", "tests/sim/run --single --seeds 50", ASAN, asan),
-        Step("sim-cluster", "tests/sim/run --seeds 500", RELEASE, release),
+        Step("sim-cluster", "tests/sim/run --seeds 500 --corpus", RELEASE, release),
         Step("sim-cluster-determinism", "tests/sim/run --seeds 50 --check-determinism", RELEASE, release),
         Step("sim-cluster-plants", "tests/sim/run --self-test", RELEASE, release),
         Step("sim-cluster-asan", "tests/sim/run --seeds 30", ASAN, asan),
