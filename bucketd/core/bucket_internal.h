@@ -30,6 +30,7 @@ struct segment {
     struct index *index; /* NULL: its files aren't mapped now */
     bool sealing;        /* a job writes its index files */
     bool kept;           /* in memory for good: a part, which has no files */
+    bool damaged;        /* a part: the segment's data isn't whole */
     bool hole_before;    /* entries between the part before and this one are damaged */
     uint64_t used;       /* clock of the last use, for the bound on mapped bytes */
 };

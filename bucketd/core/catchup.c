@@ -13,34 +13,33 @@
 #define STRETCH_BYTES      (1u << 20)
 #define COMPRESS_BYTES_MIN 1024u
 
-/* A read for one peer. Kept beyond its end for the place it has found. */
+/* A read for one peer. Kept beyond its end for the place it has found: the next one goes on there.
+ */
 struct catchup {
     struct history_read read;
     struct bucket *bucket;
+    uint32_t node;
+    bool running;
     struct peer *peer; /* NULL: abandoned */
     struct catchup *next;
 };
 
 static void on_read(struct job *job);
-static void unlink_catchup(struct bucket *bucket, struct catchup *catchup);
+static struct catchup *idle_catchup(struct bucket *bucket, uint32_t node);
 static bool still_holds(struct bucket *bucket, const struct history_read *read);
 static void send_stretch(struct bucket *bucket, struct peer *peer, const struct history_read *read);
 
 void catchup_start(struct bucket *bucket, struct peer *peer)
 {
     ASSERT(peer->catchup == NULL);
-    struct replica *replica = &bucket->replica;
-    struct catchup *catchup = calloc(1, sizeof *catchup);
-    ASSERT(catchup != NULL);
-    catchup->bucket = bucket;
+    struct catchup *catchup = idle_catchup(bucket, peer->node);
     catchup->peer = peer;
-    catchup->next = replica->catchups;
-    replica->catchups = catchup;
+    catchup->running = true;
     peer->catchup = catchup;
     struct history_read *read = &catchup->read;
-    history_init(read, &bucket->salt);
     read->job.work = history_work;
     read->job.done = on_read;
+    read->config = &bucket->wal_config;
     read->first_segment = bucket->segments.list[0].number;
     read->durable = wal_durable(bucket->wal);
     read->from_idx = peer->next;
@@ -58,13 +57,39 @@ void catchup_abandon(struct peer *peer)
 
 bool catchup_busy(const struct bucket *bucket)
 {
-    return bucket->replica.catchups != NULL;
+    bool busy = false;
+    for (const struct catchup *at = bucket->replica.catchups; at != NULL; at = at->next)
+        busy |= at->running;
+    return busy;
 }
 
 void catchup_release(struct bucket *bucket)
 {
-    while (bucket->replica.catchups != NULL)
-        unlink_catchup(bucket, bucket->replica.catchups);
+    while (bucket->replica.catchups != NULL) {
+        struct catchup *catchup = bucket->replica.catchups;
+        bucket->replica.catchups = catchup->next;
+        if (catchup->peer != NULL)
+            catchup->peer->catchup = NULL;
+        history_release(&catchup->read);
+        free(catchup);
+    }
+}
+
+static struct catchup *idle_catchup(struct bucket *bucket, uint32_t node)
+{
+    struct replica *replica = &bucket->replica;
+    for (struct catchup *at = replica->catchups; at != NULL; at = at->next) {
+        if (at->node == node && !at->running)
+            return at;
+    }
+    struct catchup *catchup = calloc(1, sizeof *catchup);
+    ASSERT(catchup != NULL);
+    history_init(&catchup->read, &bucket->salt);
+    catchup->bucket = bucket;
+    catchup->node = node;
+    catchup->next = replica->catchups;
+    replica->catchups = catchup;
+    return catchup;
 }
 
 static void on_read(struct job *job)
@@ -72,32 +97,22 @@ static void on_read(struct job *job)
     struct catchup *catchup = (struct catchup *)job;
     struct bucket *bucket = catchup->bucket;
     struct peer *peer = catchup->peer;
-    const struct history_read *read = &catchup->read;
+    struct history_read *read = &catchup->read;
+    catchup->running = false;
+    catchup->peer = NULL;
     if (peer != NULL) {
         peer->catchup = NULL;
         peer->probing = true; /* the next try when this one is answered, or has got lost */
         peer->sent_ns = bucket->env->ops->now_ns(bucket->env);
         if (read->err == ERR_OK && still_holds(bucket, read))
             send_stretch(bucket, peer, read);
-        else if (read->err == ERR_CORRUPT)
+        else if (read->err == ERR_CORRUPT || read->err == ERR_IO)
             repair_note(bucket, read->damaged_segment);
         else if (read->err != ERR_OK && read->err != ERR_NOTFOUND)
             log_warn(bucket->env->log, "catchup.read_failed", "node=%u idx=%" PRIu64 " error=%s",
                      peer->node, read->from_idx, err_name(read->err));
     }
-    unlink_catchup(bucket, catchup);
-}
-
-static void unlink_catchup(struct bucket *bucket, struct catchup *catchup)
-{
-    struct catchup **at = &bucket->replica.catchups;
-    while (*at != catchup)
-        at = &(*at)->next;
-    *at = catchup->next;
-    if (catchup->peer != NULL)
-        catchup->peer->catchup = NULL;
-    history_release(&catchup->read);
-    free(catchup);
+    buf_release(&read->entries);
 }
 
 /* What was read may have been cut since, while this replica didn't lead. */

@@ -46,7 +46,7 @@ enum err fetch_event(struct bucket *bucket, struct fetcher *fetcher, uint64_t se
                      uint32_t position, struct event_view *ret_event)
 {
     enum err err = fetch_at(bucket, fetcher, segment, position, ret_event);
-    if (err == ERR_CORRUPT)
+    if (err == ERR_CORRUPT || err == ERR_IO)
         repair_note(bucket, segment);
     return err;
 }
@@ -208,6 +208,8 @@ void fetch_resume(struct bucket *bucket)
     while ((range = bucket->reads_done.first) != NULL && may_answer(bucket, range)) {
         bucket->reads_done.first = range->next;
         range->running = false;
+        if (range->layout != bucket->layout) /* of a file that may not be there any more */
+            range->len = range->bytes.len = 0;
         query_step(bucket, range->query);
     }
     while ((range = bucket->reads_waiting.first) != NULL && may_start(bucket, range)) {
@@ -275,8 +277,6 @@ static void range_done(struct job *job)
     bucket->reading_bytes -= range->len;
     if (range->layout == bucket->layout)
         keep_blocks(bucket, range);
-    else
-        range->len = range->bytes.len = 0; /* of a file that isn't there any more */
     enqueue(&bucket->reads_done, range);
     fetch_resume(bucket);
 }

@@ -73,7 +73,7 @@ void history_work(struct job *job, struct disk *disk)
 {
     struct history_read *read = (struct history_read *)job;
     bool go_on = read->map.known && read->next_idx == read->from_idx;
-    ASSERT(read->from_idx > 0 && read->from_idx <= read->to_idx);
+    ASSERT(read->from_idx > 0);
     read->err = read_from(read, disk, go_on);
     /* What it went on from may have been cut since, or stood in a file that has been replaced: then
      * nothing follows it, by the chain. */
@@ -100,6 +100,7 @@ static enum err read_from(struct history_read *read, struct disk *disk, bool go_
         read->prev_known = false;
         err = begin_search(&walk);
     }
+    walk.over = read->to_idx < read->from_idx;
     while (err == ERR_OK && !walk.over) {
         err = deliver(&walk);
         uint64_t next = read->map.segment + 1;
@@ -124,7 +125,11 @@ static enum err read_from(struct history_read *read, struct disk *disk, bool go_
     /* What is whole before damage, or before an error, is worth something. */
     if (read->count > 0)
         err = ERR_OK;
+    else if (err == ERR_OK)
+        err = ERR_NOTFOUND;
     bool keep = walk.found && (err == ERR_OK || err == ERR_NOTFOUND);
+    if (err == ERR_IO)
+        read->damaged_segment = read->map.segment;
     read->next_idx = keep ? walk.idx + 1 : 0;
     read->last_idx = walk.idx;
     read->last_term = walk.term;

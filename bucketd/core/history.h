@@ -54,7 +54,7 @@ struct history_read {
      *   ERR_NOTFOUND  from_idx isn't durable (yet), or older than the oldest segment
      *   ERR_CORRUPT   entry hole_idx, in damaged_segment, is damaged; it is from_idx, or the one
      *                 before where that is needed for prev_chain
-     *   ERR_IO, ERR_FULL...  the disk's */
+     *   ERR_IO        in damaged_segment */
     enum err err;
     uint64_t hole_idx, damaged_segment;
     uint64_t count;

@@ -19,8 +19,9 @@ struct loan {
     struct lender *lender;
     uint32_t node;
     bool used, running;
-    bool unsure;     /* what came may be dead */
-    bool chain_only; /* there are no entries to be told yet */
+    bool unsure;              /* what came may be dead */
+    bool chain_only;          /* there are no entries to be told yet */
+    uint64_t damaged_segment; /* where it is unsure */
     uint64_t id, from_idx;
     uint64_t term, commit_idx; /* when it was asked for */
     struct buf packed;
@@ -177,6 +178,7 @@ static void loan_work(struct job *job, struct disk *disk)
     history_work(job, disk);
     if (read->err == ERR_CORRUPT) {
         read->unsure = loan->unsure = true;
+        loan->damaged_segment = read->damaged_segment;
         /* The chain before the first entry of all is known to everybody. */
         if (read->from_idx == 1)
             read->to_idx = 1;
@@ -216,6 +218,9 @@ static void loan_done(struct job *job)
         }
     }
     answer(loan->lender, loan->node, &chunk);
+    struct lender_callbacks *callbacks = &loan->lender->callbacks;
+    if (loan->unsure && callbacks->on_damage != NULL)
+        callbacks->on_damage(callbacks->ctx, loan->damaged_segment);
     buf_release(&read->entries);
     buf_release(&loan->packed);
 }

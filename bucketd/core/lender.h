@@ -11,6 +11,8 @@ struct lender;
 struct lender_callbacks {
     void *ctx;
     bool (*leads)(void *ctx);
+    /* What was to be lent is damaged here, too; may be NULL. */
+    void (*on_damage)(void *ctx, uint64_t segment);
 };
 
 /* env and wal are borrowed; `salt` is the bucket's. */

@@ -7,6 +7,7 @@
 static bool may_replace(void *ctx, uint64_t segment);
 static void on_replaced(void *ctx, uint64_t segment, struct index *index);
 static bool leads(void *ctx);
+static void on_damage(void *ctx, uint64_t segment);
 
 void repair_open(struct bucket *bucket, const struct wal_config *wal_config,
                  const struct wal_recovery *recovery)
@@ -21,13 +22,14 @@ void repair_open(struct bucket *bucket, const struct wal_config *wal_config,
     struct repairer_callbacks callbacks = {
         .ctx = bucket, .may_replace = may_replace, .on_replaced = on_replaced};
     bucket->repairer = repairer_new(&config, bucket->env, bucket->wal, &callbacks);
-    bucket->lender = lender_new(&bucket->salt, bucket->env, bucket->wal,
-                                &(struct lender_callbacks){.ctx = bucket, .leads = leads});
+    bucket->lender = lender_new(
+        &bucket->salt, bucket->env, bucket->wal,
+        &(struct lender_callbacks){.ctx = bucket, .leads = leads, .on_damage = on_damage});
     repairer_open(bucket->repairer, recovery);
     /* What a start found in older segments, when it had to build their indexes. */
     for (uint32_t i = 0; i + 1 < bucket->segments.count; i++) {
         const struct segment *segment = &bucket->segments.list[i];
-        if (segment->kept && segment->number != recovery->segment)
+        if (segment->damaged)
             repairer_note(bucket->repairer, segment->number);
     }
 }
@@ -88,4 +90,9 @@ static bool leads(void *ctx)
 {
     const struct bucket *bucket = ctx;
     return replica_leads(&bucket->replica);
+}
+
+static void on_damage(void *ctx, uint64_t segment)
+{
+    repair_note(ctx, segment);
 }

@@ -133,7 +133,7 @@ struct replica {
     uint32_t transfer_to; /* node + 1; 0: no transfer under way */
     uint64_t transfer_deadline_ns, transfer_next_ns;
     bool transfer_sent;
-    struct catchup *catchups; /* running */
+    struct catchup *catchups; /* running, or kept for the places they have found */
     uint64_t uncommitted_bytes;
 
     /* Reads. */

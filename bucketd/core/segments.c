@@ -244,13 +244,16 @@ void segments_replace(struct bucket *bucket, uint64_t number, struct index *inde
             index_free(part->index, bucket->env->disk);
     }
     ASSERT(behind < segments->count); /* the open one isn't replaced */
-    segments->list[first] = (struct segment){.number = number, .index = index};
+    segments->list[first] = (struct segment){
+        .number = number,
+        .index = index,
+        .hole_before = first > 0 && segments->list[first - 1].damaged,
+    };
     memmove(segments->list + first + 1, segments->list + behind,
             (segments->count - behind) * sizeof *segments->list);
     segments->count -= behind - first - 1;
-    /* Nothing is missing between this one and the next, unless that has lost its beginning itself,
-     * which it finds out when it is repaired. */
-    if (!segments->list[first + 1].kept)
+    /* Nothing is missing between this one and the next, unless that may have lost its beginning. */
+    if (!segments->list[first + 1].damaged)
         segments->list[first + 1].hole_before = false;
     segments->holed = false;
     for (uint32_t i = 0; i < segments->count; i++)
@@ -410,8 +413,11 @@ static enum err build_index(struct bucket *bucket, uint32_t i, bool despite_io)
     memmove(segments->list + i + rebuild.count, segments->list + i + 1,
             (segments->count - i - rebuild.count) * sizeof *segments->list);
     for (uint32_t part = 0; part < rebuild.count; part++)
-        segments->list[i + part] = (struct segment){
-            .number = number, .index = rebuild.parts[part], .kept = !whole, .hole_before = !whole};
+        segments->list[i + part] = (struct segment){.number = number,
+                                                    .index = rebuild.parts[part],
+                                                    .kept = !whole,
+                                                    .damaged = !whole,
+                                                    .hole_before = !whole};
     segments->list[i].hole_before |= hole_before;
     /* Nobody knows whether the damage reaches to the segment's end. */
     if (!whole && i + rebuild.count < segments->count)
