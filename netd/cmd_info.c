@@ -28,6 +28,7 @@ static void render_text(struct request *request);
 static void print_server(const struct netd *netd, struct buf *out);
 static void print_clients(const struct netd *netd, struct buf *out);
 static void print_statistics(const struct netd *netd, struct buf *out);
+static void print_cluster(const struct netd *netd, struct buf *out);
 static void print_buckets(const struct request *request, struct buf *out);
 static bool section_is(const struct request *request, const char *name);
 static struct msg_info_reply sum(const struct request *request);
@@ -168,7 +169,7 @@ static void render_text(struct request *request)
     if (all || section_is(request, "REPLICATION"))
         buf_printf(&text, "# Replication\r\nrole:master\r\nconnected_slaves:0\r\n\r\n");
     if (all || section_is(request, "CLUSTER"))
-        buf_printf(&text, "# Cluster\r\ncluster_enabled:0\r\n\r\n");
+        print_cluster(netd, &text);
     if (all || section_is(request, "BUCKETS"))
         print_buckets(request, &text);
     resp_bulk(request_out(request), buf_span(&text));
@@ -216,6 +217,23 @@ static void print_statistics(const struct netd *netd, struct buf *out)
         hubs_pushed(netd->hubs), router.frames,
         router.frames == 0 ? 0.0 : (double)router.frame_appends / (double)router.frames,
         router.resent, router.queued_appends);
+}
+
+static void print_cluster(const struct netd *netd, struct buf *out)
+{
+    if (netd->config->node.count == 1) {
+        buf_printf(out, "# Cluster\r\ncluster_enabled:0\r\n\r\n");
+        return;
+    }
+    struct cluster_view view;
+    cluster_get_view(netd->cluster, &view);
+    buf_printf(out,
+               "# Cluster\r\ncluster_enabled:1\r\ncluster_name:%s\r\ncluster_state:%s\r\n"
+               "cluster_node:%u\r\ncluster_known_nodes:%u\r\ncluster_nodes_alive:%u\r\n"
+               "cluster_buckets_led:%u\r\ncluster_problems:%u\r\n\r\n",
+               netd->config->cluster.name, view_state_name(view.state), netd->config->node.index,
+               view.node_count, view.nodes_alive, view.buckets_led, view.problem_count);
+    view_release(&view);
 }
 
 static void print_buckets(const struct request *request, struct buf *out)

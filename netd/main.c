@@ -35,8 +35,23 @@ static enum err on_link_listen(void *ctx, uint64_t link, uint64_t peer_index, ui
 static void on_bucket_state(void *ctx, uint64_t bucket, enum bucket_state state)
 {
     struct netd *netd = ctx;
+    if (bucket >= netd->config->bucket.count)
+        return;
+    router_bucket_state(netd->router, (uint32_t)bucket, state);
+    cluster_on_bucket_state(netd->cluster, (uint32_t)bucket, state);
+}
+
+static void on_bucket_ended(void *ctx, uint64_t bucket, uint64_t boot)
+{
+    struct netd *netd = ctx;
     if (bucket < netd->config->bucket.count)
-        router_bucket_state(netd->router, (uint32_t)bucket, state);
+        cluster_on_bucket_ended(netd->cluster, (uint32_t)bucket, boot);
+}
+
+static void on_report(void *ctx, struct msg_report_reply *ret_report)
+{
+    struct netd *netd = ctx;
+    cluster_get_report(netd->cluster, ret_report);
 }
 
 static void on_stop(void *ctx, uint64_t deadline_ms)
@@ -56,14 +71,17 @@ int main(int argc, char **argv)
     child_init(argc, argv, "netd", &daemon->args, &daemon->config, &daemon->log);
     int error = uv_loop_init(&daemon->loop);
     ASSERT(error == 0);
-    netd_init(&daemon->netd, &daemon->loop, &daemon->config, &daemon->log, daemon->args.boot);
-    if (netd_listen(&daemon->netd) != ERR_OK)
+    if (netd_init(&daemon->netd, &daemon->loop, &daemon->config, &daemon->log, &daemon->args) !=
+            ERR_OK ||
+        netd_listen(&daemon->netd) != ERR_OK)
         return 1;
     struct child_callbacks callbacks = {
         .ctx = &daemon->netd,
         .on_link_listen = on_link_listen,
         .on_link_dial = on_link_dial,
         .on_bucket_state = on_bucket_state,
+        .on_bucket_ended = on_bucket_ended,
+        .on_report = on_report,
         .on_stop = on_stop,
         .on_stats = on_stats,
     };

@@ -26,6 +26,7 @@
 /* New connections taken at one wake-up. */
 #define ACCEPTS_MAX 64u
 
+static void start_turns(struct netd *netd);
 static void on_prepare(uv_prepare_t *handle);
 static void on_check(uv_check_t *handle);
 static void on_timer(uv_timer_t *handle);
@@ -40,6 +41,9 @@ static bool parse_address(const char *text, struct sockaddr_storage *ret_address
                           socklen_t *ret_len);
 static void on_bucket_up(void *ctx, uint32_t bucket);
 static void on_bucket_lost(void *ctx, uint32_t bucket);
+static bool send_remote(void *ctx, uint32_t node, uint32_t bucket, struct span bytes);
+static void on_local(void *ctx, uint32_t bucket, bool up);
+static void on_local_message(void *ctx, uint32_t bucket, const struct msg *msg);
 static void on_tail(void *ctx, const struct msg_tail *tail);
 static void on_link_state(void *ctx, uint64_t link, bool up);
 static void tail_submit(void *ctx, uint32_t partition, struct call *call);
@@ -49,8 +53,8 @@ static bool tail_is_down(void *ctx, uint32_t partition);
 static struct buf *tail_push_room(void *ctx, void *owner);
 static void tail_damaged(void *ctx, uint32_t partition, struct span text);
 
-void netd_init(struct netd *netd, uv_loop_t *loop, const struct config *config,
-               const struct log *log, uint64_t boot)
+enum err netd_init(struct netd *netd, uv_loop_t *loop, const struct config *config,
+                   const struct log *log, const struct child_args *args)
 {
     *netd = (struct netd){.loop = loop, .config = config, .log = log, .listen_fd = -1};
     /* As the buckets hold it: a part of a segment at most. */
@@ -60,11 +64,14 @@ void netd_init(struct netd *netd, uv_loop_t *loop, const struct config *config,
     netd->started_ms = uv_now(loop);
     struct uuid id = uuid_random(netd_random(netd, 16));
     uuid_format(&id, netd->node_id);
-    netd->router = router_new(loop, config, log, boot,
+    netd->router = router_new(loop, config, log, args->boot,
                               &(struct router_callbacks){
                                   .ctx = netd,
                                   .on_bucket_up = on_bucket_up,
                                   .on_bucket_lost = on_bucket_lost,
+                                  .send = send_remote,
+                                  .on_local = on_local,
+                                  .on_local_message = on_local_message,
                                   .on_tail = on_tail,
                                   .on_link_state = on_link_state,
                               });
@@ -78,6 +85,22 @@ void netd_init(struct netd *netd, uv_loop_t *loop, const struct config *config,
                                                        .push_room = tail_push_room,
                                                        .damaged = tail_damaged,
                                                    });
+    struct cluster_config cluster = {.loop = loop,
+                                     .config = config,
+                                     .log = log,
+                                     .router = netd->router,
+                                     .cluster_id = args->cluster_id,
+                                     .boot = args->boot,
+                                     .age_ms = args->age_ms};
+    enum err err = cluster_new(&cluster, &netd->cluster);
+    if (err == ERR_OK)
+        start_turns(netd);
+    return err;
+}
+
+static void start_turns(struct netd *netd)
+{
+    uv_loop_t *loop = netd->loop;
     uv_prepare_init(loop, &netd->prepare);
     uv_check_init(loop, &netd->check);
     uv_timer_init(loop, &netd->timer);
@@ -127,6 +150,7 @@ void netd_stop(struct netd *netd, uint64_t deadline_ms)
         close(netd->listen_fd);
         netd->listen_fd = -1;
     }
+    cluster_stop(netd->cluster);
     log_info(netd->log, "stop.begun", "clients=%lu", netd->client_count);
 }
 
@@ -147,6 +171,7 @@ void netd_print_stats(struct netd *netd, struct buf *out)
                stats->events_appended, stats->events_read, hubs_pushed(netd->hubs), stats->bytes_in,
                stats->bytes_out, router.frames, router.frame_appends, router.resent,
                router.queued_appends, router.queued_bytes, netd_memory_bytes());
+    cluster_print_stats(netd->cluster, out);
 }
 
 uint64_t netd_now_ms(const struct netd *netd)
@@ -211,6 +236,7 @@ static void on_timer(uv_timer_t *handle)
     struct netd *netd = handle->data;
     uint64_t now = netd_now_ms(netd);
     router_tick(netd->router, now);
+    cluster_tick(netd->cluster, netd->stats.commands);
     hubs_tick(netd->hubs, now);
     netd_resume_accept(netd);
     if (now >= netd->trim_at_ms) {
@@ -251,6 +277,7 @@ static void turn(struct netd *netd)
         }
     } while (netd->dirty != NULL);
     router_flush(netd->router, netd_now_ms(netd));
+    cluster_flush(netd->cluster);
     leave_if_quiet(netd);
     if (netd->child != NULL)
         child_flush(netd->child);
@@ -271,10 +298,13 @@ static void leave_if_quiet(struct netd *netd)
 {
     if (!netd->stopping || netd->said_bye || netd->child == NULL)
         return;
-    if (netd_now_ms(netd) < netd->stop_at_ms)
+    if (netd_now_ms(netd) < netd->stop_at_ms) {
         for (const struct client *client = netd->clients; client != NULL; client = client->next)
             if (!client_is_quiet(client))
                 return;
+        if (!cluster_flushed(netd->cluster))
+            return;
+    }
     for (struct client *client = netd->clients; client != NULL; client = client->next)
         client_hang_up(client);
     netd->said_bye = true;
@@ -382,6 +412,24 @@ static void on_bucket_lost(void *ctx, uint32_t bucket)
 {
     struct netd *netd = ctx;
     hubs_on_bucket_lost(netd->hubs, bucket, netd->config->bucket.count);
+}
+
+static bool send_remote(void *ctx, uint32_t node, uint32_t bucket, struct span bytes)
+{
+    struct netd *netd = ctx;
+    return cluster_send(netd->cluster, node, bucket, bytes);
+}
+
+static void on_local(void *ctx, uint32_t bucket, bool up)
+{
+    struct netd *netd = ctx;
+    cluster_on_local(netd->cluster, bucket, up);
+}
+
+static void on_local_message(void *ctx, uint32_t bucket, const struct msg *msg)
+{
+    struct netd *netd = ctx;
+    cluster_on_local_message(netd->cluster, bucket, msg);
 }
 
 static void on_tail(void *ctx, const struct msg_tail *tail)

@@ -6,6 +6,7 @@
 
 #include "common/config.h"
 #include "netd/client.h"
+#include "netd/cluster.h"
 #include "netd/hub.h"
 #include "netd/request.h"
 #include "netd/router.h"
@@ -22,6 +23,7 @@ struct netd {
     const struct log *log;
     struct child *child; /* set once the supervisor's link is open */
     struct router *router;
+    struct cluster *cluster;
     struct hubs *hubs;
     uv_prepare_t prepare;
     uv_check_t check;
@@ -49,8 +51,9 @@ struct netd {
     struct netd_stats stats;
 };
 
-void netd_init(struct netd *netd, uv_loop_t *loop, const struct config *config,
-               const struct log *log, uint64_t boot);
+/* ERR_IO: it can't listen for other nodes; the log says why. */
+enum err netd_init(struct netd *netd, uv_loop_t *loop, const struct config *config,
+                   const struct log *log, const struct child_args *args) MUST_CHECK;
 /* Listens for clients on network.client_address. ERR_IO: it can't; the log says why. */
 enum err netd_listen(struct netd *netd) MUST_CHECK;
 /* Takes no more requests, answers what is in flight, then says bye. */

@@ -31,6 +31,10 @@ struct router_callbacks {
     void (*on_tail)(void *ctx, const struct msg_tail *tail);
     /* For the supervisor. */
     void (*on_link_state)(void *ctx, uint64_t link, bool up);
+    /* A local process: its link is up, or was and is lost. */
+    void (*on_local)(void *ctx, uint32_t bucket, bool up);
+    /* What a local process says that is no answer: relay, replica_state. */
+    void (*on_local_message)(void *ctx, uint32_t bucket, const struct msg *msg);
 };
 
 struct router_stats {
@@ -51,7 +55,13 @@ void router_bucket_state(struct router *router, uint32_t bucket, enum bucket_sta
  * who leads (node + 1; of two the higher term holds). */
 void router_node_state(struct router *router, uint32_t node, bool alive);
 void router_on_remote(struct router *router, uint32_t node, uint32_t bucket, struct span bytes);
+/* That node is there, but what it was asked of this bucket is lost: its process has ended. */
+void router_remote_lost(struct router *router, uint32_t node, uint32_t bucket);
 void router_hint(struct router *router, uint32_t bucket, uint64_t leader, uint64_t term);
+
+/* Where messages for the local process are packed; they leave at the next flush. NULL: its link
+ * isn't up. */
+struct buf *router_local_outbox(struct router *router, uint32_t bucket);
 
 /* Queues a call whose msg, done and deadline_ms are set; its answer never comes from within. */
 void router_submit(struct router *router, uint32_t bucket, struct call *call);

@@ -6,6 +6,9 @@
 
 #include "common/placement.h"
 
+/* A process that has ended is there again, or its node says who leads, within about so long. */
+#define LOST_REST_MS 100u
+
 static void on_up(void *ctx, struct link *link);
 static void on_down(void *ctx, struct link *link);
 static void on_message(void *ctx, struct link *link, const struct msg *msg);
@@ -221,6 +224,25 @@ void router_on_remote(struct router *router, uint32_t node, uint32_t bucket, str
     }
 }
 
+/* It is asked again after a while: its process will be there again, or others lead by then. */
+void router_remote_lost(struct router *router, uint32_t node, uint32_t bucket)
+{
+    struct target *target = find_target(&router->routes[bucket], node);
+    if (target == NULL || target->local || !target->up)
+        return;
+    target_lost(target);
+    target->up = true;
+    target->appends_rest_until_ms = target->reads_rest_until_ms = router->now_ms + LOST_REST_MS;
+    target->follows_rest_until_ms = router->now_ms + LOST_REST_MS;
+    route_choose_follow(target->route, router->now_ms);
+}
+
+struct buf *router_local_outbox(struct router *router, uint32_t bucket)
+{
+    const struct target *local = router->routes[bucket].local;
+    return local != NULL && local->up ? link_outbox(local->link) : NULL;
+}
+
 static void on_up(void *ctx, struct link *link)
 {
     struct target *target = ctx;
@@ -232,6 +254,7 @@ static void on_up(void *ctx, struct link *link)
     target->follows_rest_until_ms = target->no_quorum_until_ms = 0;
     log_debug(router->log, "link.up", "bucket=%u link=%lu", target->route->bucket, target->link_id);
     router->callbacks.on_link_state(router->callbacks.ctx, target->link_id, true);
+    router->callbacks.on_local(router->callbacks.ctx, target->route->bucket, true);
     route_choose_follow(target->route, router->now_ms);
 }
 
@@ -249,16 +272,25 @@ static void on_down(void *ctx, struct link *link)
 
 static void target_lost(struct target *target)
 {
+    struct router *router = target->route->router;
+    bool was_up = target->up;
     target->up = false;
+    if (target->local && was_up)
+        router->callbacks.on_local(router->callbacks.ctx, target->route->bucket, false);
     target->out.len = 0;
     route_take_back(target->route, target);
-    route_choose_follow(target->route, target->route->router->now_ms);
+    route_choose_follow(target->route, router->now_ms);
 }
 
 static void on_message(void *ctx, struct link *link, const struct msg *msg)
 {
     (void)link;
-    route_on_message(ctx, msg);
+    struct target *target = ctx;
+    const struct router_callbacks *callbacks = &target->route->router->callbacks;
+    if (msg->tag == TAG_relay || msg->tag == TAG_replica_state)
+        callbacks->on_local_message(callbacks->ctx, target->route->bucket, msg);
+    else
+        route_on_message(target, msg);
 }
 
 /* --- out --- */
