@@ -23,11 +23,14 @@ void report_stats(const struct bucket *bucket, bool replicated, struct buf *out)
         return;
     struct replica_state r;
     bucket_get_replica_state(bucket, &r);
+    buf_printf(out, "role %s\n", roles[r.role]);
+    if (r.leader != 0)
+        buf_printf(out, "leader %u\n", r.leader - 1);
     buf_printf(out,
-               "role %s\nleader %ld\nlast_idx %lu\ndurable_idx %lu\nverified_idx %lu\nsettled %d\n"
+               "last_idx %lu\ndurable_idx %lu\nverified_idx %lu\nsettled %d\n"
                "ready %d\nstale %d\ndamaged %d\nvoter %d\n",
-               roles[r.role], (long)r.leader - 1, r.last_idx, r.durable_idx, r.verified_idx,
-               r.settled, r.ready, r.stale, r.damaged, r.voter);
+               r.last_idx, r.durable_idx, r.verified_idx, r.settled, r.ready, r.stale, r.damaged,
+               r.voter);
 }
 
 void report_replica(struct report *report, const struct bucket *bucket, uint64_t now_ns,

@@ -19,19 +19,23 @@ struct control {
     control_fn *on_request;
     void *ctx;
     const struct log *log;
+    struct connection *first;
     unsigned connections;
+    uint64_t last_token;
 };
 
 struct connection {
     uv_pipe_t pipe;
     uv_timer_t idle;
     struct control *control;
+    struct connection *next;
     unsigned handles;
+    uint64_t token; /* of the request whose answer is still to come; 0: none */
     char line[LINE_BYTES_MAX];
     size_t len;
 };
 
-struct reply {
+struct outgoing {
     uv_write_t write;
     char *text;
 };
@@ -40,7 +44,9 @@ static void on_connection(uv_stream_t *listener, int status);
 static void on_idle(uv_timer_t *timer);
 static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *ret_buf);
 static void on_read(uv_stream_t *stream, ssize_t len, const uv_buf_t *buf);
+static void take_lines(struct connection *connection);
 static void answer(struct connection *connection, const char *line, size_t len);
+static void reply(struct connection *connection, json_t *take_answer);
 static void on_written(uv_write_t *write, int status);
 static void close_connection(struct connection *connection);
 static void handle_closed(uv_handle_t *handle);
@@ -84,6 +90,8 @@ static void on_connection(uv_stream_t *listener, int status)
     ASSERT(connection != NULL);
     connection->control = control;
     connection->handles = 2;
+    connection->next = control->first;
+    control->first = connection;
     control->connections++;
     uv_pipe_init(listener->loop, &connection->pipe, 0);
     uv_timer_init(listener->loop, &connection->idle);
@@ -120,8 +128,14 @@ static void on_read(uv_stream_t *stream, ssize_t len, const uv_buf_t *buf)
     }
     connection->len += (size_t)len;
     uv_timer_start(&connection->idle, on_idle, IDLE_MS_MAX, 0);
+    take_lines(connection);
+}
+
+static void take_lines(struct connection *connection)
+{
     char *end;
-    while ((end = memchr(connection->line, '\n', connection->len)) != NULL) {
+    while (connection->token == 0 &&
+           (end = memchr(connection->line, '\n', connection->len)) != NULL) {
         size_t line_len = (size_t)(end - connection->line);
         answer(connection, connection->line, line_len);
         connection->len -= line_len + 1;
@@ -131,35 +145,61 @@ static void on_read(uv_stream_t *stream, ssize_t len, const uv_buf_t *buf)
 
 static void answer(struct connection *connection, const char *line, size_t len)
 {
+    struct control *control = connection->control;
     json_error_t problem;
     json_t *request = json_loadb(line, len, JSON_REJECT_DUPLICATES, &problem);
+    connection->token = ++control->last_token;
     json_t *result = request != NULL
-                         ? connection->control->on_request(connection->control->ctx, request)
+                         ? control->on_request(control->ctx, request, connection->token)
                          : json_pack("{s:b, s:s}", "ok", 0, "error", "expected a JSON object");
-    ASSERT(result != NULL);
-    struct reply *reply = calloc(1, sizeof *reply);
-    char *text = json_dumps(result, JSON_COMPACT);
-    ASSERT(reply != NULL && text != NULL && asprintf(&reply->text, "%s\n", text) > 0);
-    free(text);
-    json_decref(result);
     json_decref(request);
-    uv_buf_t out = uv_buf_init(reply->text, (unsigned)strlen(reply->text));
-    if (uv_write(&reply->write, (uv_stream_t *)&connection->pipe, &out, 1, on_written) != 0)
-        on_written(&reply->write, 0);
+    if (result != NULL)
+        reply(connection, result);
+}
+
+void control_answer(struct control *control, uint64_t token, json_t *take_answer)
+{
+    struct connection *connection = control->first;
+    while (connection != NULL && connection->token != token)
+        connection = connection->next;
+    if (connection == NULL) {
+        json_decref(take_answer);
+        return;
+    }
+    reply(connection, take_answer);
+    take_lines(connection);
+}
+
+static void reply(struct connection *connection, json_t *take_answer)
+{
+    ASSERT(take_answer != NULL);
+    struct outgoing *outgoing = calloc(1, sizeof *outgoing);
+    char *text = json_dumps(take_answer, JSON_COMPACT);
+    ASSERT(outgoing != NULL && text != NULL && asprintf(&outgoing->text, "%s\n", text) > 0);
+    free(text);
+    json_decref(take_answer);
+    connection->token = 0;
+    uv_buf_t out = uv_buf_init(outgoing->text, (unsigned)strlen(outgoing->text));
+    if (uv_write(&outgoing->write, (uv_stream_t *)&connection->pipe, &out, 1, on_written) != 0)
+        on_written(&outgoing->write, 0);
 }
 
 static void on_written(uv_write_t *write, int status)
 {
     (void)status; /* a lost connection shows in on_read */
-    struct reply *reply = (struct reply *)write;
-    free(reply->text);
-    free(reply);
+    struct outgoing *outgoing = (struct outgoing *)write;
+    free(outgoing->text);
+    free(outgoing);
 }
 
 static void close_connection(struct connection *connection)
 {
     if (uv_is_closing((uv_handle_t *)&connection->pipe))
         return;
+    struct connection **at = &connection->control->first;
+    while (*at != connection)
+        at = &(*at)->next;
+    *at = connection->next;
     uv_close((uv_handle_t *)&connection->pipe, handle_closed);
     uv_close((uv_handle_t *)&connection->idle, handle_closed);
 }

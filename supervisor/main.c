@@ -50,6 +50,8 @@ static int run_command(const struct options *options)
     const char *command = options->words[0];
     if (strcmp(command, "restart") == 0)
         return operate_restart(options);
+    if (strcmp(command, "cluster") == 0)
+        return operate_cluster(options);
     if (strcmp(command, "verify") == 0 || strcmp(command, "dump") == 0) {
         fprintf(stderr, "sierradb: the command comes first: sierradb %s ...\n", command);
         return 2;

@@ -241,6 +241,8 @@ static void on_link_message(void *ctx, struct link *link, const struct msg *msg)
     struct node_child *child = ctx;
     if (msg->tag == TAG_stats_reply)
         report_on_stats(child, msg->u.stats_reply.text, node_now_ms());
+    else if (msg->tag == TAG_report_reply)
+        requests_on_report(child->node, &msg->u.report_reply);
     else
         supervisor_on_message(&child->node->supervisor, child->number, msg, node_now_ms());
 }
@@ -281,47 +283,12 @@ static void on_child_exit(void *ctx, const char *how, bool again)
     child->process = NULL;
     drop_link(child);
     report_forget(child);
+    if (c->kind == CHILD_NETD)
+        requests_expire(node, UINT64_MAX); /* it won't answer any more */
     supervisor_on_exit(&node->supervisor, child->number, how, again, node_now_ms());
 }
 
 /* --- The operator --- */
-
-static json_t *restart_reply(struct node *node, const json_t *request)
-{
-    const char *kind = json_string_value(json_object_get(request, "kind"));
-    json_int_t index = json_integer_value(json_object_get(request, "index"));
-    bool netd = kind != NULL && strcmp(kind, "netd") == 0;
-    struct supervisor *s = &node->supervisor;
-    for (unsigned i = 0; i < s->count && kind != NULL; i++) {
-        const struct supervised *c = &s->children[i];
-        if (netd != (c->kind == CHILD_NETD) || (!netd && c->index != (uint64_t)index))
-            continue;
-        char name[24];
-        supervised_name(c, name);
-        log_info(&node->log, "process.restart_asked", "process=%s", name);
-        uint64_t boot = c->boot;
-        supervisor_restart(s, i, node_now_ms());
-        return json_pack("{s:b, s:I}", "ok", 1, "old_boot", (json_int_t)boot);
-    }
-    return json_pack("{s:b, s:s}", "ok", 0, "error", "this node runs no such process");
-}
-
-static json_t *on_request(void *ctx, const json_t *request)
-{
-    struct node *node = ctx;
-    const char *command = json_string_value(json_object_get(request, "command"));
-    if (command != NULL && strcmp(command, "status") == 0)
-        return report_status(node);
-    if (command != NULL && strcmp(command, "restart") == 0)
-        return restart_reply(node, request);
-    if (command != NULL && strcmp(command, "stop") == 0) {
-        log_info(&node->log, "node.stopping", "by=operator");
-        node->stop_ms = node_now_ms();
-        supervisor_stop(&node->supervisor, node_now_ms());
-        return json_pack("{s:b}", "ok", 1);
-    }
-    return json_pack("{s:b, s:s}", "ok", 0, "error", "unknown command");
-}
 
 static void on_signal(uv_signal_t *handle, int number)
 {
@@ -378,8 +345,8 @@ static void start_loop(struct node *node)
     uv_prepare_start(&node->prepare, on_prepare);
     uv_check_start(&node->check, on_check);
     node->started_ms = node_now_ms();
-    enum err err = control_open(&node->loop, node->config->run_dir, on_request, node, &node->log,
-                                &node->control);
+    enum err err = control_open(&node->loop, node->config->run_dir, requests_answer, node,
+                                &node->log, &node->control);
     if (err != ERR_OK)
         log_warn(&node->log, "control.unavailable", "error=%s", err_name(err));
 }
@@ -408,6 +375,7 @@ static void ask_stats(uv_timer_t *timer)
 {
     struct node *node = timer->data;
     uint64_t now_ms = node_now_ms();
+    requests_expire(node, now_ms);
     node->stats_req_id++;
     for (unsigned i = 0; i < node->supervisor.count; i++) {
         struct node_child *child = &node->children[i];

@@ -1,4 +1,5 @@
-/* The node's state, shared by node.c (life) and report.c (what operators see). */
+/* The node's state, shared by node.c (life), requests.c (what operators ask for) and report.c (what
+ * they see). */
 #pragma once
 
 #include <uv.h>
@@ -31,6 +32,14 @@ struct node_child {
     struct child_stats stats;
 };
 
+/* Operators who wait for netd's report. */
+#define REPORTS_MAX 16u
+struct awaited_report {
+    uint64_t token; /* the control socket's; 0: free */
+    uint64_t req_id;
+    uint64_t until_ms;
+};
+
 struct node {
     const struct config *config;
     struct log log;
@@ -51,12 +60,20 @@ struct node {
     struct supervisor supervisor;
     struct node_child *children;
     struct control *control;
+    struct awaited_report reports[REPORTS_MAX];
+    uint64_t report_req_id;
 };
 
 static inline uint64_t node_now_ms(void)
 {
     return uv_hrtime() / 1000000;
 }
+
+/* --- requests.c: what operators ask for --- */
+json_t *requests_answer(void *ctx, const json_t *request, uint64_t token);
+void requests_on_report(struct node *node, const struct msg_report_reply *report);
+/* Those who have waited until now get an error. */
+void requests_expire(struct node *node, uint64_t now_ms);
 
 /* --- report.c --- */
 void report_on_stats(struct node_child *child, struct span text, uint64_t now_ms);

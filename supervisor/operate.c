@@ -1,4 +1,4 @@
-/* status, restart, stop. */
+/* status, cluster status, restart, stop. */
 #include "supervisor/operate.h"
 
 #include <stdio.h>
@@ -6,11 +6,14 @@
 #include <unistd.h>
 
 #include "supervisor/client.h"
+#include "supervisor/cluster_status.h"
 #include "supervisor/status.h"
 
 #define RESTART_MS_MAX 60000
 #define POLL_MS        20
 
+static int show(const struct options *options, const char *command,
+                void (*print)(const json_t *, struct buf *));
 static bool open_node(const struct options *options, struct config *ret_config,
                       struct client **ret_client);
 static bool parse_target(const struct options *options, const char **ret_kind, unsigned *ret_index);
@@ -19,18 +22,33 @@ static bool wait_restarted(struct client *client, const char *kind, unsigned ind
 
 int operate_status(const struct options *options)
 {
+    return show(options, "status", status_print);
+}
+
+int operate_cluster(const struct options *options)
+{
+    if (options->words_count != 2 || strcmp(options->words[1], "status") != 0) {
+        fprintf(stderr, "sierradb: expected `cluster status`\n");
+        return 2;
+    }
+    return show(options, "cluster", cluster_status_print);
+}
+
+static int show(const struct options *options, const char *command,
+                void (*print)(const json_t *, struct buf *))
+{
     struct config config;
     struct client *client;
     if (!open_node(options, &config, &client))
         return EXIT_FAILURE;
-    json_t *status = client_ask(client, json_pack("{s:s}", "command", "status"));
+    json_t *status = client_ask(client, json_pack("{s:s}", "command", command));
     if (status != NULL && options->json) {
         json_object_del(status, "ok");
         json_dumpf(status, stdout, JSON_INDENT(2));
         printf("\n");
     } else if (status != NULL) {
         struct buf table = {0};
-        status_print(status, &table);
+        print(status, &table);
         fwrite(table.ptr, 1, table.len, stdout);
         buf_release(&table);
     }

@@ -7,6 +7,8 @@
 #include "supervisor/node_internal.h"
 
 static json_t *process_status(const struct node *node, unsigned number);
+static void add_replica(const struct node *node, const struct supervised *c, struct span text,
+                        json_t *status);
 static bool find_stat(struct span text, const char *name, uint64_t *ret_value);
 static json_t *stats_object(struct span text);
 static uint64_t rss_bytes(int pid);
@@ -75,10 +77,10 @@ static json_t *process_status(const struct node *node, unsigned number)
     const struct node_child *child = &node->children[number];
     char name[24];
     supervised_name(c, name);
-    json_t *status = json_pack("{s:s, s:s, s:s, s:I, s:i}", "name", name, "kind",
-                               c->kind == CHILD_NETD ? "netd" : "bucket", "state",
-                               child_state_name(c->state), "boot", (json_int_t)c->boot, "restarts",
-                               (int)c->restarts);
+    json_t *status =
+        json_pack("{s:s, s:s, s:s, s:I, s:i}", "name", name, "kind",
+                  c->kind == CHILD_NETD ? "netd" : "bucket", "state", child_state_name(c->state),
+                  "boot", (json_int_t)c->boot, "restarts", (int)c->restarts);
     ASSERT(status != NULL);
     if (c->kind == CHILD_BUCKETD) {
         json_object_set_new(status, "index", json_integer(c->index));
@@ -97,11 +99,32 @@ static json_t *process_status(const struct node *node, unsigned number)
         uint64_t events;
         if (c->kind == CHILD_BUCKETD && find_stat(text, "events", &events))
             json_object_set_new(status, "events", json_integer((json_int_t)events));
+        if (c->kind == CHILD_BUCKETD && node->config->node.count > 1)
+            add_replica(node, c, text, status);
         json_object_set_new(status, "appends_per_s", json_real(child->stats.appends_per_s));
         json_object_set_new(status, "reads_per_s", json_real(child->stats.reads_per_s));
         json_object_set_new(status, "stats", stats_object(text));
     }
     return status;
+}
+
+/* Role, term and leader as the bucket says, its lag as netd knows from the others. */
+static void add_replica(const struct node *node, const struct supervised *c, struct span text,
+                        json_t *status)
+{
+    json_t *stats = stats_object(text);
+    static const char *const names[] = {"role", "term", "leader"};
+    for (unsigned i = 0; i < 3; i++) {
+        json_t *value = json_object_get(stats, names[i]);
+        if (value != NULL)
+            json_object_set(status, names[i], value);
+    }
+    char name[32];
+    uint64_t lag;
+    snprintf(name, sizeof name, "bucket_%u_lag", c->index);
+    if (find_stat(buf_span(&node->children[0].stats.text), name, &lag))
+        json_object_set_new(status, "lag", json_integer((json_int_t)lag));
+    json_decref(stats);
 }
 
 /* Takes the next "name value\n" off *text. */

@@ -130,8 +130,8 @@ void supervisor_on_exit(struct supervisor *s, unsigned child, const char *how, b
 /* The operator wants it started afresh: stopped cleanly where it runs, tried at once where it
  * doesn't. */
 void supervisor_restart(struct supervisor *s, unsigned child, uint64_t now_ms);
-/* netd first (it answers what is in flight), then the buckets; or the other way round. Called again:
- * kills what is left. */
+/* netd first (it answers what is in flight), then the buckets; or the other way round. Called
+ * again: kills what is left. */
 void supervisor_stop(struct supervisor *s, uint64_t now_ms);
 /* Does what is due; returns when it wants to be called next. */
 uint64_t supervisor_tick(struct supervisor *s, uint64_t now_ms);
