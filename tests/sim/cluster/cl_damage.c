@@ -157,7 +157,8 @@ static void note_file(void *ctx, const char *path, uint64_t size)
 {
     struct found_files *found = ctx;
     size_t len = strlen(path), suffix = strlen(found->suffix);
-    if (len < suffix || len >= sizeof found->paths[0] ||
+    /* Nobody relies on what a repair is about to write. */
+    if (len < suffix || len >= sizeof found->paths[0] || strncmp(path, "segments/", 9) != 0 ||
         strcmp(path + len - suffix, found->suffix) != 0 || found->count == FILES_MAX || size == 0)
         return;
     memcpy(found->paths[found->count], path, len + 1);
@@ -238,6 +239,8 @@ static void rot(struct cl_node *node, struct prng *prng, const char *path, uint6
 {
     struct cluster *cluster = node->cluster;
     struct sim_disk *disk = node->node.disk;
+    if (end == 0)
+        return; /* nothing of it is durable */
     struct rot_spot spot = {.offset = prng_below(prng, end)};
     snprintf(spot.path, sizeof spot.path, "%s", path);
     uint64_t len = prng_chance(prng, 500000) ? 1 : prng_range(prng, 1, 600);
