@@ -293,6 +293,9 @@ void replica_remember(struct bucket *bucket)
 {
     struct replica *replica = &bucket->replica;
     struct wal *wal = bucket->wal;
+    /* Damage hides entries, and nothing is appended beside it. */
+    if (bucket->damaged)
+        return;
     uint64_t last = wal_last_idx(wal), known = recent_last(replica->recent);
     /* Nothing is remembered of before what this start has recovered. */
     if (known < wal_commit_idx(wal) && known < last) {
