@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "common/assert.h"
@@ -19,7 +20,15 @@ struct bench {
     uint8_t payload[2 << 20];
     size_t at; /* where the next item begins: no two in one frame are the same */
     uint64_t answers;
+    uint64_t other_cpu_ns; /* of the other process, as it said last */
 };
+
+static uint64_t own_cpu_ns(void)
+{
+    struct timespec now;
+    ASSERT(clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now) == 0);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
 
 static struct bench *bench_of(struct test_node *node)
 {
@@ -29,9 +38,10 @@ static struct bench *bench_of(struct test_node *node)
 static void serve(struct test_node *node, uint32_t from, uint64_t boot, uint32_t bucket,
                   enum relay_kind kind, struct span bytes)
 {
+    uint64_t cpu_ns = own_cpu_ns();
     if (kind == RELAY_REQUEST)
         peers_send(node->peers, from, bucket, RELAY_REPLY, boot,
-                   bytes.ptr[0] == WANT_ECHO ? bytes : span_of("told", 4));
+                   bytes.ptr[0] == WANT_ECHO ? bytes : span_of(&cpu_ns, sizeof cpu_ns));
 }
 
 static void take_answer(struct test_node *node, uint32_t from, uint64_t boot, uint32_t bucket,
@@ -41,8 +51,9 @@ static void take_answer(struct test_node *node, uint32_t from, uint64_t boot, ui
     (void)boot;
     (void)bucket;
     (void)kind;
-    (void)bytes;
     bench_of(node)->answers++;
+    if (bytes.len == sizeof bench_of(node)->other_cpu_ns)
+        bench_of(node)->other_cpu_ns = load_u64(bytes.ptr);
 }
 
 static bool connected(struct test_cluster *cluster)
@@ -81,6 +92,8 @@ static void stream(struct bench *bench, const char *name, size_t len, unsigned p
                    uint64_t until)
 {
     struct peer_info before, after;
+    ask(bench, WANT_WORD, 1);
+    uint64_t cpu = own_cpu_ns(), other_cpu = bench->other_cpu_ns;
     peers_get_node(bench->cluster.nodes[0].peers, 1, &before);
     uint64_t begun = uv_hrtime(), count = 0;
     while (uv_hrtime() < until) {
@@ -93,10 +106,13 @@ static void stream(struct bench *bench, const char *name, size_t len, unsigned p
     ask(bench, WANT_WORD, 1);
     double seconds = (double)(uv_hrtime() - begun) / 1e9;
     peers_get_node(bench->cluster.nodes[0].peers, 1, &after);
-    printf("%-44s %10.0f items/s %8.1f MB/s %8.0f frames/s %8.1f MB/s on the wire\n", name,
-           (double)count / seconds, (double)(count * len) / seconds / 1e6,
+    printf("%-40s %9.0f items/s %7.1f MB/s %7.0f frames/s %6.1f MB/s on the wire, CPU %3.0f + "
+           "%3.0f %%\n",
+           name, (double)count / seconds, (double)(count * len) / seconds / 1e6,
            (double)(after.stats.frames_out - before.stats.frames_out) / seconds,
-           (double)(after.stats.bytes_out - before.stats.bytes_out) / seconds / 1e6);
+           (double)(after.stats.bytes_out - before.stats.bytes_out) / seconds / 1e6,
+           (double)(own_cpu_ns() - cpu) / seconds / 1e7,
+           (double)(bench->other_cpu_ns - other_cpu) / seconds / 1e7);
 }
 
 int main(int argc, char **argv)
