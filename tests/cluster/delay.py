@@ -1,4 +1,4 @@
-"""Holds packets back: the far end of an NFQUEUE (this kernel has no netem). Run in the namespace whose rule queues them:
+"""Holds packets back: the far end of an NFQUEUE (this kernel has no netem). Run in the namespace whose rule queues:
     delay.py QUEUE DELAY_MS JITTER_MS
 Packets keep their order; each leaves DELAY_MS + (0 to JITTER_MS) after it came, or right behind the one before it. Ends
 with its standard input. A rule with --queue-bypass lets packets pass when this doesn't run."""

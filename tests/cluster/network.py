@@ -1,5 +1,5 @@
-"""Networks for a cluster's nodes: all on loopback, or each in a network namespace of its own behind a bridge, where links
-can be cut one way or both, made slow and made to lose packets.
+"""Networks for a cluster's nodes: all on loopback, or each in a network namespace of its own behind a bridge, where
+links can be cut one way or both, made slow and made to lose packets.
 
 The bridge stands in a namespace too: what the machine's own firewall does with forwarded packets doesn't matter there.
 Cuts, losses and delays are rules of the receiving node, each for one sender; "client" is the machine itself, where

@@ -16,6 +16,8 @@ from support.node import process_alive, wait_for  # noqa: E402
 
 SECRET = "6f1d0c2a94b7e85339d1f0a7c46e2b58"
 PARTITIONS, BUCKETS = 32, 4
+# Gossip tells of other nodes' logs once a second.
+LAG_MAX = 2000
 
 
 class ClusterNode(support_node.Node):
@@ -25,8 +27,8 @@ class ClusterNode(support_node.Node):
         self.cluster, self.index = cluster, index
         self.host = cluster.network.host(index)
         self.mounted = False
-        super().__init__(os.path.join(cluster.base, f"n{index}"), cluster.network.client_port(index), build=cluster.build,
-                         wait=None, log_path=os.path.join(cluster.base, f"n{index}.log"))
+        super().__init__(os.path.join(cluster.base, f"n{index}"), cluster.network.client_port(index),
+                         build=cluster.build, wait=None, log_path=os.path.join(cluster.base, f"n{index}.log"))
         self.config = dict(cluster.config)
         self.config.update(self.addresses())
 
@@ -148,7 +150,7 @@ class ClusterNode(support_node.Node):
 
 
 class Cluster:
-    """count nodes on a network; config: further keys for all of them. tmpfs: {node: MiB} of a file system of its own."""
+    """The nodes of a network; config: further keys for all of them. tmpfs: {node: MiB} of a file system of its own."""
 
     def __init__(self, network, base, config=None, build=None, tmpfs=None):
         self.network, self.base, self.count = network, base, network.count
@@ -215,7 +217,7 @@ class Cluster:
             return (leaders[bucket],) if bucket in leaders else None
         return wait_for(f"a leader of bucket {bucket}", known, timeout, 0.05)[0]
 
-    def wait_settled(self, timeout=30.0, nodes=None):
+    def wait_settled(self, timeout=30.0, nodes=None, lag_max=LAG_MAX):
         """Each of these nodes (all that run, unless named) sees all of them, a leader for each bucket, and all replicas
         ready and level."""
         nodes = self.alive() if nodes is None else nodes
@@ -224,7 +226,7 @@ class Cluster:
         def settled():
             for node in nodes:
                 node.check_runs()
-                state["why"] = unsettled(node.report(), {other.index for other in nodes})
+                state["why"] = unsettled(node.report(), {other.index for other in nodes}, lag_max)
                 if state["why"]:
                     state["why"] = f"node {node.index}: {state['why']}"
                     return False
@@ -241,7 +243,7 @@ class Cluster:
         def ready():
             self.nodes[index].check_runs()
             report = self.nodes[index].report()
-            own = [r for r in report["replicas"] if r["node"] == index] if report else []
+            own = [r for r in replicas_of(report) if r["node"] == index] if report else []
             return bool(own) and all(r["ready"] for r in own)
         wait_for(f"node {index} is ready", ready, timeout, 0.02)
         return time.monotonic() - begin
@@ -256,27 +258,33 @@ class Cluster:
 
 
 def leaders_of(report):
-    return {r["bucket"]: r["node"] for r in report["replicas"] if r["role"] == "leader" and r["alive"]}
+    return {bucket["bucket"]: bucket["leader"] for bucket in report["buckets"] if bucket["leader"] is not None}
 
 
-def unsettled(report, nodes):
+def replicas_of(report):
+    """Each with its bucket's number."""
+    return [dict(replica, bucket=bucket["bucket"]) for bucket in report["buckets"] for replica in bucket["replicas"]]
+
+
+def unsettled(report, nodes, lag_max=LAG_MAX):
     """Why a report isn't that of a cluster where all is well on these nodes; empty: it is."""
     if report is None:
         return "no report"
     dead = [n["node"] for n in report["nodes"] if n["node"] in nodes and not n["alive"]]
     if dead:
         return f"nodes {dead} aren't seen"
-    leaders, commits = leaders_of(report), {}
-    for replica in report["replicas"]:
+    leaders = leaders_of(report)
+    for replica in replicas_of(report):
         if replica["node"] not in nodes:
             continue
-        if replica["bucket"] not in leaders:
+        where = f"bucket {replica['bucket']} on node {replica['node']}"
+        if leaders.get(replica["bucket"]) not in nodes:
             return f"bucket {replica['bucket']} has no leader"
-        if not replica["known"] or not replica["ready"]:
-            return f"bucket {replica['bucket']} on node {replica['node']} isn't ready"
-        commits.setdefault(replica["bucket"], set()).add(replica["lag"] > 64)
-    behind = [bucket for bucket, lags in commits.items() if True in lags]
-    return f"replicas of buckets {behind} lag" if behind else ""
+        if not replica["ready"] or replica["damaged"]:
+            return f"{where} isn't ready"
+        if (replica["lag"] or 0) > lag_max:
+            return f"{where} is {replica['lag']} entries behind"
+    return ""
 
 
 class OfflineLog:
@@ -325,7 +333,10 @@ class OfflineLog:
                                     int(numbers[1][8:])))
 
     def raft(self):
-        return [[entry[0], entry[1], entry[2]] for entry in self.entries]
+        """The entries up to the last transaction: when all nodes are told to stop at once, a last leader may begin a
+        term that the others never hear of."""
+        last = max((i for i, entry in enumerate(self.entries) if entry[3] is not None), default=-1)
+        return [[entry[0], entry[1], entry[2]] for entry in self.entries[:last + 1]]
 
     def partitions(self):
         """{partition: [[sequence, id, name, stream, key, version, transaction id, None], ...]}"""

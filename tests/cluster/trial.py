@@ -14,7 +14,7 @@ import hiredis
 from checker import Checker
 from history import crc, load, now
 from nodes import BUCKETS, Cluster, wait_for
-from workload import ACTIVE, HOT, NOTHING
+from workload import ACTIVE, HOT, KEYS, NOTHING
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SECOND = 1_000_000_000
@@ -28,10 +28,26 @@ class Direct:
         self.sock = socket.create_connection((node.host, node.port), timeout)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.reader = hiredis.Reader(notEnoughData=NOTHING)
+        self.pushes = []
         self.cmd("HELLO", "3")
 
     def cmd(self, *words):
+        """The reply; pushes on the way are kept."""
         self.sock.sendall(hiredis.pack_command(words))
+        while True:
+            reply = self.next()
+            if not isinstance(reply, hiredis.PushNotification):
+                return reply
+            self.pushes.append(reply)
+
+    def push(self):
+        """The next message that a subscription delivers."""
+        while True:
+            reply = self.pushes.pop(0) if self.pushes else self.next()
+            if reply[0] == b"message":
+                return reply
+
+    def next(self):
         while True:
             reply = self.reader.gets()
             if reply is not NOTHING:
@@ -102,18 +118,21 @@ class Clients:
 
 
 class Trial:
-    def __init__(self, base, network, seed, config=None, tmpfs=None, build=None, writers=16, readers=3, subscribers=6,
-                 pause_ms=12.0, hot=0.35, timeout_s=4.0):
-        self.base, self.seed = base, seed
+    def __init__(self, base, network, seed, result, config=None, long=False, tmpfs=None, build=None, writers=16,
+                 readers=3, subscribers=6, probers=None, pause_ms=25.0, probe_ms=30.0, hot=0.35, timeout_s=4.0):
+        self.base, self.seed, self.result, self.long = base, seed, result, long
         self.cluster = Cluster(network, base, config, build, tmpfs)
         self.clients = []
-        self.load = {"w": {"writers": writers, "readers": readers},
+        probers = BUCKETS * network.count if probers is None else probers
+        self.load = {"w": {"writers": writers, "readers": readers, "probers": probers},
                      "s": {"subscribers": subscribers}}
-        self.common = {"pause_ms": pause_ms, "hot": hot, "timeout_s": timeout_s}
+        self.common = {"pause_ms": pause_ms, "probe_ms": probe_ms, "hot": hot, "timeout_s": timeout_s}
         self.faults = []    # (time, what)
         self.figures = []   # lines for people
         self.problems = []
         self.lines = []
+        self.own = 0        # appends by the scenario itself
+        self.sent = None    # the last of them
         self.stale_s = None
 
     def __enter__(self):
@@ -153,6 +172,31 @@ class Trial:
         self.faults.append((now(), what))
         return self.faults[-1][0]
 
+    def rounds(self, few, many):
+        return many if self.long else few
+
+    def expect(self, good, what):
+        return self.result.expect(good, what)
+
+    def mine(self, p, stream, payload=b"", version=0, event_id=None):
+        """The name for an event that the scenario itself appends, alone; it is in the history from now on."""
+        self.own += 1
+        name = f"own-{self.own}.0"
+        self.sent = {"op": "append", "group": f"own-{self.own}", "conn": f"own{self.own}", "n": 1, "node": None,
+                     "call": now(), "ret": None, "p": p, "key": KEYS[p], "result": "unknown",
+                     "events": [[stream, version - 1 if version else "empty", event_id,
+                                 crc(stream.encode(), name.encode(), payload)]]}
+        self.lines.append(self.sent)
+        return name
+
+    def took(self, reply):
+        """What the last of them was answered."""
+        good = isinstance(reply, dict)
+        self.expect(good, f"an append of {self.sent['group']}: {reply!r}")
+        if good:
+            self.sent.update(ret=now(), result="ok", first=reply[b"partition_sequence"],
+                             versions=[reply[b"stream_version"]], ids=[reply[b"event_id"].decode()])
+
     def say(self, text):
         self.figures.append(text)
         print(f"    {text}", flush=True)
@@ -163,16 +207,25 @@ class Trial:
 
     # --- the end ---
 
+    def finish(self, settle_s=60.0):
+        """The end of the load and the verdict."""
+        problems = self.end(settle_s)
+        for kind, text in problems[:20]:
+            print(f"    {kind}: {text}", flush=True)
+        if not self.expect(not problems, f"{len(problems)} problems, by kind: {self.counts}"):
+            self.say(f"faults: {[(round((t - self.faults[0][0]) / SECOND, 2), what) for t, what in self.faults]}")
+            self.say(f"the history: {self.keep()}")
+
     def end(self, settle_s=60.0, down=()):
-        """Ends the load, waits until all replicas are level, compares everything; returns the problems. down: nodes that
-        stay away."""
+        """Ends the load, waits until all replicas are level, compares everything; returns the problems. down: nodes
+        that stay away."""
         writer, subscriber = self.clients
         self.guard("the last appends", lambda: self.wait_progress("at the end", 5))
         stats = writer.ask("stop")
         if stats["unresolved"]:
             self.problems.append(("liveness", f"{stats['unresolved']} appends have no outcome"))
         nodes = [node for node in self.cluster.nodes if node.index not in down]
-        self.guard("all replicas are level", lambda: self.cluster.wait_settled(settle_s, nodes))
+        self.guard("all replicas are level", lambda: self.cluster.wait_settled(settle_s, nodes, 0))
         final = self.guard("scans on every node", lambda: self.scan_all(nodes)) or {}
         targets = {"p": {str(p): len(log) for p, log in final.items()},
                    "s": {f"{p} {stream}": sum(event[3] == stream for event in final.get(p, [])) for p, stream in HOT}}
@@ -224,6 +277,7 @@ class Trial:
         checker = Checker(self.stale_s)
         self.problems += checker.check(self.history)
         self.counts = checker.counts
+        self.take_figures()
         figures = dict(checker.figures)
         codes = figures.pop("codes")
         self.say(", ".join(f"{value:.0f} {name}" for name, value in figures.items() if value))
@@ -241,18 +295,38 @@ class Trial:
 
     # --- figures ---
 
-    def acks(self):
-        """(time of the answer, bucket, latency) of every acknowledged append, by time."""
-        return sorted((line["ret"], line["p"] % BUCKETS, line["ret"] - line["call"]) for line in self.history
-                      if line["op"] == "append" and line["result"] == "ok")
+    def take_figures(self):
+        """Answers of acknowledged appends: times by bucket, and (time, latency) of the probes."""
+        self.times = [[] for _ in range(BUCKETS)]
+        self.probes = [[] for _ in range(BUCKETS)]
+        for line in self.history:
+            if line["op"] == "append" and line["result"] == "ok":
+                bucket = line["p"] % BUCKETS
+                self.times[bucket].append(line["ret"])
+                if line["group"].startswith("probe"):
+                    self.probes[bucket].append((line["call"], (line["ret"] - line["call"]) / SECOND))
+        for times in self.times:
+            times.sort()
 
-    def gap(self, acks, bucket, start, end):
-        """The longest time without an answer in a bucket that ends behind start, in seconds."""
-        times = [time for time, of, _ in acks if of == bucket]
-        at = max(0, bisect.bisect_left(times, start) - 1)
-        last = bisect.bisect_right(times, end)
-        longest = max((b - a for a, b in zip(times[at:last], times[at + 1:last + 1])), default=0)
-        return longest / SECOND
+    def gap(self, bucket, start, end):
+        """The longest time without an acknowledged append in a bucket that overlaps [start, end], in seconds."""
+        times = self.times[bucket]
+        at, last = max(0, bisect.bisect_left(times, start) - 1), bisect.bisect_right(times, end)
+        return max((b - a for a, b in zip(times[at:last + 1], times[at + 1:last + 1])), default=(end - start)) / SECOND
+
+    def latencies(self, buckets, start, end):
+        """Of the probes called in [start, end]."""
+        return [latency for bucket in buckets for call, latency in self.probes[bucket] if start <= call <= end]
+
+    def refusals(self, node=None, start=0, end=1 << 63):
+        """{code: count} of what clients were told in [start, end]."""
+        out = {}
+        for line in self.history:
+            if line["op"] in ("append", "read") and line["result"] in ("fail", "unknown") and \
+                    node in (None, line["node"]) and start <= line["call"] <= end:
+                code = line.get("code") or "no answer"
+                out[code] = out.get(code, 0) + 1
+        return out
 
 
 def percentile(values, part):

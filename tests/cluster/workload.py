@@ -4,8 +4,8 @@ history (history.py).
     workload.py CONFIG.json
 
 CONFIG: name (of this process; part of every event's name), out (the history file), nodes: [[host, port], ...], writers,
-readers, subscribers, seed, pause_ms (mean, between a writer's turns), hot (part of the appends that go to streams which
-all writers share), timeout_s (for an answer, then the connection is given up).
+probers, readers, subscribers, seed, pause_ms (mean, between a writer's turns), probe_ms (between a prober's), hot (part
+of the appends that go to streams which all writers share), timeout_s (for an answer, then the connection is given up).
 
 Commands on standard input, a line each, each answered with one line of JSON on standard output:
     stats               {"acked": {bucket: count}, "errors": {...}, ...}
@@ -256,7 +256,7 @@ class Writer:
                     if append is not None:
                         batch.append(append)
                 open_appends = await self.exchange(batch)
-                if self.rng.random() < 0.2:
+                if self.connection and self.rng.random() < 0.2:
                     await Reader.look(self.world, self.connection, self.rng)
             except Lost:
                 self.connection = None
@@ -373,6 +373,36 @@ class Writer:
         return self.rng.random() < 0.7
 
 
+class Prober(Writer):
+    """One append after the other to one bucket by way of one node: what an outage is measured with."""
+
+    def __init__(self, world, number):
+        super().__init__(world, 300 + number)
+        self.bucket, self.node = number % BUCKETS, number // BUCKETS % len(world.nodes)
+
+    async def run(self):
+        open_appends = []
+        while not self.world.stopping.is_set():
+            try:
+                await self.ready()
+                open_appends = await self.exchange(open_appends or [self.plan({})])
+            except Lost:
+                self.connection = None
+            await asyncio.sleep(self.world.config["probe_ms"] / 1000)  # the load's pace
+        await self.resolve(open_appends)
+        if self.connection:
+            self.connection.close()
+
+    async def ready(self):
+        if self.connection is None or self.connection.is_lost:
+            self.connection = await self.world.connect(prefer=self.node, rng=self.rng)
+
+    def plan(self, planned):
+        p, stream = self.bucket, f"probe{self.number}"
+        version = self.known((p, stream))
+        return Append(self.world, p, [stream], ["empty" if version < 0 else version], True, f"probe{self.number}")
+
+
 class Reader:
     """Reads of all kinds; its connection lasts for some."""
 
@@ -454,8 +484,10 @@ class Reader:
 
 
 def check_content(world, event, where):
-    """An event's bytes follow from its name."""
+    """An event's bytes follow from its name, but for those that a scenario appends itself."""
     name = event[b"event_name"].decode("utf-8", "replace")
+    if name.startswith("own-"):
+        return
     if event[b"payload"] != payload_of(name) or event[b"metadata"] != b"":
         world.problem("content", f"{where}: event {event[b'event_id']!r} named {name} has other content")
 
@@ -594,6 +626,7 @@ async def main():
         world = World(json.load(file))
     config = world.config
     writers = [Writer(world, i) for i in range(config.get("writers", 0))]
+    writers += [Prober(world, i) for i in range(config.get("probers", 0))]
     readers = [Reader(world, i) for i in range(config.get("readers", 0))]
     subscribers = [Subscriber(world, i) for i in range(config.get("subscribers", 0))]
     tasks = [[asyncio.ensure_future(guard(world, client.run())) for client in group]
