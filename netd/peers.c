@@ -364,7 +364,7 @@ static enum peer_refusal on_item(struct peer_node *node, const struct msg_item *
         peer_inbox_put(&node->inbox, item, &whole, &bytes) != ERR_OK)
         return PEER_REFUSED_BODY;
     /* Kinds of a newer version mean nothing here. */
-    if (!whole || item->kind < RELAY_PEER || item->kind > RELAY_LINK_LOST)
+    if (!whole || item->kind < RELAY_PEER || item->kind > RELAY_NOTICE)
         return PEER_OK;
     node->stats.items_in++;
     peers->callbacks.on_item(peers->callbacks.ctx, node->node, node->boot, (uint32_t)item->bucket,
