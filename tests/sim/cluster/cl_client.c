@@ -337,7 +337,7 @@ static void go_on(struct cl_client *client, const struct cl_request *request,
     uint32_t node = request->node;
     if (!request->final && !request->strong && prng_chance(&client->prng, 300000))
         node = client_pick_node(client);
-    if (!request->final && client->finish == FINISH_NOT && prng_chance(&client->prng, 200000))
+    if (!request->final && prng_chance(&client->prng, 200000))
         return;
     if (!client_send(client, &next, node))
         client_retry(client, &next);

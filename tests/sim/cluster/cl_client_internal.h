@@ -49,7 +49,7 @@ struct cl_channel {
     uint64_t epoch, number;
     bool reopen;                /* the next attempts begin a new epoch */
     bool hopped;                /* since the last pause */
-    uint64_t failures; /* pauses since something was taken */
+    uint64_t failures;          /* pauses since something was taken */
     uint64_t resume_ns, pauses; /* sends nothing before; number of the pause */
 };
 

@@ -72,8 +72,8 @@ struct oracle_read {
 struct oracle_entry {
     uint64_t term, chain;
     uint64_t commit_term; /* of the node that committed it first, at that time */
-    uint64_t marks; /* hash of all watermarks behind this entry; 0: not seen */
-    uint32_t node;  /* that committed it first */
+    uint64_t marks;       /* hash of all watermarks behind this entry; 0: not seen */
+    uint32_t node;        /* that committed it first */
 };
 
 struct oracle_node {
@@ -89,7 +89,7 @@ struct oracle_node {
     uint64_t term_said;             /* in a message of this boot, and it was durable */
     uint64_t acked_term, acked_idx; /* the last it acknowledged to that term's leader */
     uint64_t lead_since_ns;
-    uint64_t commit_term; /* of the commit at hand */
+    uint64_t commit_term;  /* of the commit at hand */
     uint64_t wiped_at_idx; /* committed when it lost its disk, until it is level; 0: no */
     uint64_t lost_idx;     /* that a disk held which is lost: it may have been acknowledged */
     uint32_t *votes;       /* by term: node + 1 */
