@@ -76,6 +76,8 @@ struct oracle_entry {
     uint32_t node;        /* that committed it first */
 };
 
+#define VOTES_PER_DISK 16u
+
 struct oracle_node {
     bool runs;
     uint64_t boots, turns;
@@ -92,7 +94,8 @@ struct oracle_node {
     uint64_t commit_term;  /* of the commit at hand */
     uint64_t wiped_at_idx; /* committed when it lost its disk, until it is level; 0: no */
     uint64_t lost_idx;     /* that a disk held which is lost: it may have been acknowledged */
-    uint32_t *votes;       /* by term: node + 1 */
+    uint32_t disks;        /* that it lost */
+    uint32_t *votes;       /* by term: disks * VOTES_PER_DISK + node + 1 */
     uint64_t votes_cap;
     uint64_t *covered;           /* by partition: read at the end, from its first event on */
     bool was_damaged, was_wiped; /* at any time */

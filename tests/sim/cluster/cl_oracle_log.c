@@ -41,6 +41,10 @@ void oracle_log_start(struct oracle *oracle, uint32_t node)
     self->boots++;
     memset(self->marks, 0, oracle->partition_count * sizeof *self->marks);
     self->lead_since_ns = 0;
+    /* A repaired segment's name may have been less durable than the segment when the process ended.
+     */
+    if (self->was_damaged)
+        durable_log_forget(&self->durable);
     const struct durable_log *durable = durable_of(oracle, node);
     self->blind =
         self->was_damaged && (now.damaged || durable == NULL ||
@@ -107,6 +111,7 @@ void oracle_log_damage(struct oracle *oracle, uint32_t node, enum damage damage)
         self->floor_known = false;
         self->acked_term = UINT64_MAX;
         self->wiped_at_idx = oracle_commit_idx(oracle);
+        self->disks++;
     }
 }
 
@@ -188,7 +193,8 @@ static void on_leader(struct oracle *oracle, uint32_t node, const struct replica
     uint32_t votes = 0, replicas = oracle->cluster->swarm.config.replica_count;
     for (uint32_t n = 0; n < CL_NODES_MAX; n++) {
         const struct oracle_node *other = &oracle->nodes[n];
-        votes += now->term < other->votes_cap && other->votes[now->term] == node + 1;
+        votes +=
+            now->term < other->votes_cap && other->votes[now->term] % VOTES_PER_DISK == node + 1;
     }
     if (votes < (replicas - 1) / 2 + 1)
         oracle_fail(oracle, "one leader", "node %u leads in term %lu with %u of %u votes", node,
@@ -389,16 +395,16 @@ static void check_term_said(struct oracle *oracle, uint32_t node, uint64_t term,
     self->term_said = term;
 }
 
-/* A vote leaves: its only one in this term, whatever disk it had meanwhile. */
+/* A vote leaves: its only one in this term. With a new disk the node is another voter. */
 static void on_vote(struct oracle *oracle, uint32_t node, uint64_t term, uint32_t candidate)
 {
     struct oracle_node *self = &oracle->nodes[node];
     self->votes = oracle_grow(self->votes, &self->votes_cap, term, sizeof *self->votes);
-    uint32_t *vote = &self->votes[term];
-    if (*vote != 0 && *vote != candidate + 1)
+    uint32_t *vote = &self->votes[term], now = self->disks * VOTES_PER_DISK + candidate + 1;
+    if (*vote / VOTES_PER_DISK == self->disks && *vote != 0 && *vote != now)
         oracle_fail(oracle, "one vote", "node %u votes in term %lu for node %u and for node %u",
-                    node, term, *vote - 1, candidate);
-    *vote = candidate + 1;
+                    node, term, *vote % VOTES_PER_DISK - 1, candidate);
+    *vote = now;
     const struct durable_log *durable = durable_of(oracle, node);
     oracle->totals.durable_checks++;
     bool is_there = durable != NULL &&
