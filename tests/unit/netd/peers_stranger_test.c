@@ -291,6 +291,8 @@ START_TEST(what_was_recorded_can_not_be_said_again)
         play(buf_span(&kept));
     ck_assert_uint_eq(cluster.nodes[0].ups[1], 1);
     ck_assert_uint_eq(cluster.nodes[0].items, 300);
+    /* True frames, and still nobody's. */
+    ck_assert_uint_eq(totals_of(0).strangers, 5);
     ck_assert(!test_text_has(&kept, "the secret of the test"));
     buf_release(&kept);
     buf_release(&recorder.kept);

@@ -2,6 +2,7 @@
 #include "tests/unit/netd/peers_support.h"
 
 #include <arpa/inet.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -27,6 +28,7 @@ void test_cluster_init(struct test_cluster *cluster, unsigned count)
 {
     ASSERT(count <= TEST_NODES_MAX);
     *cluster = (struct test_cluster){.count = count};
+    signal(SIGPIPE, SIG_IGN); /* as all processes of a node do */
     int fds[TEST_NODES_MAX];
     size_t len = 0;
     for (unsigned i = 0; i < count; i++) {
