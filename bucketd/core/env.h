@@ -80,8 +80,8 @@ struct env_ops {
     /* Where the core packs messages for a link: a buffer that leaves at the end of the turn, NULL
      * when the link is gone (the message is dropped; the other side asks again). */
     struct buf *(*outbox)(struct env *, uint32_t link);
-    /* The same for this bucket's process on another node. Messages may be lost, late, doubled and in
-     * another order. */
+    /* The same for this bucket's process on another node. Messages may be lost, late, doubled and
+     * in another order. */
     struct buf *(*peer)(struct env *, uint32_t node);
     /* The core can't go on (failed write or sync, broken disk): end the process; nothing more is
      * sent. */

@@ -3,9 +3,8 @@
  * dead one. */
 #include "bucketd/core/history.h"
 
-#include <stdlib.h>
-
 #include "bucketd/core/wal_internal.h"
+#include "tests/sim/prng.h"
 #include "tests/unit/bucketd/wal_support.h"
 
 #define IDX_MAX 3000u
@@ -119,7 +118,7 @@ static enum err read_some(struct log_model *log, uint64_t from_idx, uint64_t to_
     for (uint64_t idx = from_idx; idx < from_idx + read->count; idx++) {
         const struct entry_head *head = (const void *)(read->entries.ptr + at);
         struct buf scratch = {0};
-        uint64_t chain = 0;
+        uint64_t chain;
         ck_assert_uint_eq(head->idx, idx);
         ck_assert_uint_eq(head->term, log->terms[idx]);
         ck_assert_uint_eq(head->chain, log->chains[idx]);
@@ -230,14 +229,6 @@ END_TEST
 
 /* --- cuts --- */
 
-static uint64_t pick(uint64_t *state, uint64_t below)
-{
-    uint64_t z = *state += 0x9e3779b97f4a7c15u;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return (z ^ (z >> 31)) % below;
-}
-
 static void make_room(struct log_model *log, uint64_t bound, enum wal_room room)
 {
     struct wal *wal = log->run->wal;
@@ -250,7 +241,7 @@ static void make_room(struct log_model *log, uint64_t bound, enum wal_room room)
 }
 
 /* Another leader's log has less: what it lacks is cut, and goes on in its term. */
-static bool cut_some(struct log_model *log, uint64_t *state)
+static bool cut_some(struct log_model *log, struct prng *state)
 {
     struct wal *wal = log->run->wal;
     uint64_t committed = wal_commit_idx(wal), last = wal_last_idx(wal);
@@ -258,28 +249,28 @@ static bool cut_some(struct log_model *log, uint64_t *state)
         return false;
     make_room(log, WAL_TERM_BOUND, ROOM_MUST);
     wal_append_vote(wal, wal_term(wal) + 1, 0);
-    if (pick(state, 2) == 0)
+    if (prng_below(state, 2) == 0)
         flush(log);
     make_room(log, WAL_CUT_BOUND, ROOM_MUST);
-    wal_append_cut(wal, committed + 1 + pick(state, last - committed), wal_term(wal));
+    wal_append_cut(wal, committed + 1 + prng_below(state, last - committed), wal_term(wal));
     log->run->acked = 0;
     note(log);
     return true;
 }
 
-static void random_step(struct log_model *log, uint64_t *state)
+static void random_step(struct log_model *log, struct prng *state)
 {
     struct wal *wal = log->run->wal;
-    switch (pick(state, 8)) {
+    switch (prng_below(state, 8)) {
     case 0:
         flush(log);
         break;
     case 1:
         wal_commit(wal, wal_commit_idx(wal) +
-                            pick(state, wal_durable_idx(wal) - wal_commit_idx(wal) + 1));
+                            prng_below(state, wal_durable_idx(wal) - wal_commit_idx(wal) + 1));
         break;
     case 2:
-        if (pick(state, 2) == 0 && cut_some(log, state) && pick(state, 2) == 0)
+        if (prng_below(state, 2) == 0 && cut_some(log, state) && prng_below(state, 2) == 0)
             flush(log);
         break;
     default:
@@ -293,12 +284,13 @@ START_TEST(the_dead_are_passed_over)
 {
     for (uint64_t seed = 1; seed <= 25; seed++) {
         struct log_model *log = log_new(seed % 2 == 0 ? 9000 : 20000, 90, 3);
-        uint64_t state = seed, cuts = 0, followed = 0;
+        struct prng state = {.state = seed};
+        uint64_t cuts = 0, followed = 0;
         struct history_read follower;
         history_init(&follower, &log->read.salt);
         for (int i = 0; i < 250; i++) {
             random_step(log, &state);
-            if (pick(&state, 6) != 0)
+            if (prng_below(&state, 6) != 0)
                 continue;
             /* One that reads what is committed as it comes; nothing of it can be cut. */
             struct history_read own = log->read;
@@ -454,7 +446,7 @@ START_TEST(where_a_cut_may_be_lost_nothing_dead_is_delivered)
     uint64_t doubted = 0;
     for (uint64_t seed = 1; seed <= 6; seed++) {
         struct log_model *log = log_new(12000, 90, 3);
-        uint64_t state = seed;
+        struct prng state = {.state = seed};
         for (int i = 0; i < 120; i++)
             random_step(log, &state);
         flush(log);
@@ -466,7 +458,7 @@ START_TEST(where_a_cut_may_be_lost_nothing_dead_is_delivered)
             for (size_t i = batches_of(log, path, batches); i-- > 0;) {
                 uint64_t place = batches[i].offset + sizeof(struct batch_mark) + 10;
                 file->ptr[place] ^= 1;
-                for (uint64_t from = 1; from <= log->last; from += 1 + pick(&state, 4)) {
+                for (uint64_t from = 1; from <= log->last; from += 1 + prng_below(&state, 4)) {
                     log->read.next_idx = 0;
                     doubted += read_some(log, from, UINT64_MAX, 800) != ERR_OK && !batches[i].plain;
                 }
@@ -591,26 +583,18 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("history");
-    TCase *tests = tcase_create("history");
-    tcase_set_timeout(tests, 60);
-    tcase_add_test(tests, all_is_read_in_pieces_of_any_size_with_one_search);
-    tcase_add_test(tests, from_every_idx_and_up_to_any);
-    tcase_add_test(tests, nothing_beyond_the_durable_end_and_more_when_it_moves);
-    tcase_add_test(tests, older_than_the_oldest_segment_is_not_there);
-    tcase_add_test(tests, a_batch_larger_than_any_window);
-    tcase_add_test(tests, the_dead_are_passed_over);
-    tcase_add_test(tests, going_on_behind_a_new_cut_is_a_search);
-    tcase_add_test(tests, damage_hides_its_batch_and_nothing_else);
-    tcase_add_test(tests, where_a_cut_may_be_lost_nothing_dead_is_delivered);
-    tcase_add_test(tests, a_segment_whose_front_is_damaged_is_missed_as_a_whole);
-    tcase_add_test(tests, any_flipped_bit_leaves_only_right_entries);
-    tcase_add_test(tests, a_file_cut_short_or_missing_is_damage);
-    tcase_add_test(tests, a_file_that_was_replaced_is_read_anew);
-    suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    const TTest *const all[] = {all_is_read_in_pieces_of_any_size_with_one_search,
+                                from_every_idx_and_up_to_any,
+                                nothing_beyond_the_durable_end_and_more_when_it_moves,
+                                older_than_the_oldest_segment_is_not_there,
+                                a_batch_larger_than_any_window,
+                                the_dead_are_passed_over,
+                                going_on_behind_a_new_cut_is_a_search,
+                                damage_hides_its_batch_and_nothing_else,
+                                where_a_cut_may_be_lost_nothing_dead_is_delivered,
+                                a_segment_whose_front_is_damaged_is_missed_as_a_whole,
+                                any_flipped_bit_leaves_only_right_entries,
+                                a_file_cut_short_or_missing_is_damage,
+                                a_file_that_was_replaced_is_read_anew};
+    return run_tests("history", all, sizeof all / sizeof all[0]);
 }

@@ -81,3 +81,6 @@ void run_move(struct run *run, struct mem_disk *mem);
 /* Scans every segment and checks everything against the model; the last idx. Fails the test on any
  * difference. */
 uint64_t run_check(struct run *run);
+
+/* All of these as one suite; returns the exit status. */
+int run_tests(const char *name, const TTest *const *tests, size_t count);
