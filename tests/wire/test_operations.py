@@ -13,6 +13,7 @@ import pytest
 from support import ids, resp
 from support.node import Node, StartError, build_dir, process_alive, wait_for
 from support.resp import Error
+from support.wrapper import wrapped_build
 
 BINARY = os.path.join(build_dir(), "supervisor", "sierradb")
 
@@ -238,6 +239,23 @@ def test_killed_bucket_waits_and_others_go_on(own, names, slowness):
             assert one.ok("ESVER", away) == i + 1
         _, events = resp.scan(one.ok("ESCAN", away, "-", "+"))
         assert len(events) == 21
+
+
+def test_a_process_that_asks_to_be_started_again(tmp_path, next_port):
+    """Exit status 75: nothing went wrong, and nobody waits."""
+    again = tmp_path / "again"
+    build = wrapped_build(os.path.abspath(build_dir()), str(tmp_path / "build"), f"""case " $* " in *" --index=1 "*)
+    if [ -e {again} ]; then rm {again}; exit 75; fi;; esac
+exec "$REAL" "$@"
+""")
+    again.touch()
+    with Node(tmp_path / "data", next_port(), build=build) as node:
+        bucket = [p for p in node.status()["processes"] if p.get("index") == 1 and p["kind"] == "bucket"][0]
+        assert bucket["restarts"] == 1 and not again.exists()
+        ended = [line for line in node.log_text().splitlines() if "event=process.ended" in line]
+        assert len(ended) == 1
+        assert re.search(r'level=info .* process=bucketd-1 .* how="to start again"', ended[0])
+        node.stop()
 
 
 def test_killed_netd(own, name, slowness):
