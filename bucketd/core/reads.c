@@ -54,6 +54,9 @@ static bool is_level(const struct bucket *bucket, uint64_t now)
     const struct replica *replica = &bucket->replica;
     if (PLANTED(&bucket->config, PLANT_READY_TOO_EARLY))
         return true;
+    /* Beside damage nobody knows how far the watermarks should be. */
+    if (bucket->damaged)
+        return false;
     if (replica_leads(replica))
         return replica->begun_idx != 0 && wal_commit_idx(bucket->wal) >= replica->begun_idx &&
                liveness_quorum_echoes(bucket, now);
