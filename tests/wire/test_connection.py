@@ -80,7 +80,9 @@ def test_config_get(client):
 
 
 def test_password_is_not_shown(start):
-    node = start({"network.password": "very-secret", "bucket.count": 1}, password="very-secret")
+    cluster_secret = "what all nodes share and nobody else"
+    node = start({"network.password": "very-secret", "bucket.count": 1, "cluster.secret": cluster_secret},
+                 password="very-secret")
     with node.client() as client:
         for command in (("EAPPEND", "s", "E", "EXPECTED_VERSION", "empty"), ("ESVER", "s"),
                         ("EPSUB", "*"), ("INFO",), ("CONFIG", "GET", "*"), ("CLIENT", "LIST"), ("COMMAND",)):
@@ -98,8 +100,10 @@ def test_password_is_not_shown(start):
         client.ok("HELLO", 3, "AUTH", "default", "very-secret")
         assert client.cmd("ESVER", "s") is None
         shown = resp.as_dict(client.ok("CONFIG", "GET", "*"))
-        assert b"very-secret" not in b" ".join(shown.values())
-        assert b"very-secret" not in client.ok("INFO")
+        for secret in (b"very-secret", cluster_secret.encode()):
+            assert secret not in b" ".join(shown.values())
+            assert secret not in client.ok("INFO")
+        assert shown["cluster.secret"] == shown["network.password"] == b"(hidden)"
     with node.client() as client:
         assert client.ok("AUTH", "default", "very-secret") == b"OK"
         assert client.ok("PING") == b"PONG"
@@ -107,8 +111,9 @@ def test_password_is_not_shown(start):
         client.send_raw(b"*1000\r\n$500000\r\n")
         reply = client.reply()
         assert isinstance(reply, Error), "limits are small before AUTH"
-    assert "very-secret" not in node.log_text()
-    assert not any("very-secret" in " ".join(argv) for argv in command_lines(node))
+    for secret in ("very-secret", cluster_secret):
+        assert secret not in node.log_text()
+        assert not any(secret in " ".join(argv) for argv in command_lines(node))
     node.stop()
 
 
