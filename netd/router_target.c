@@ -14,6 +14,7 @@ static void on_down(void *ctx, struct link *link);
 static void on_message(void *ctx, struct link *link, const struct msg *msg);
 static void target_lost(struct target *target);
 static struct target *find_target(struct route *route, uint32_t node);
+static void leave_followed(struct route *route, struct target *old);
 
 void route_init(struct router *router, struct route *route, uint32_t bucket)
 {
@@ -102,12 +103,33 @@ void route_choose_follow(struct route *route, uint64_t now_ms)
     }
     if (best == route->follow)
         return;
-    bool was = route->follow != NULL;
+    struct target *old = route->follow;
     route->follow = best;
-    if (was)
+    if (old != NULL) {
+        leave_followed(route, old);
         router->callbacks.on_bucket_lost(router->callbacks.ctx, route->bucket);
+    }
     if (best != NULL)
         router->callbacks.on_bucket_up(router->callbacks.ctx, route->bucket);
+}
+
+/* What it still answers would be taken for the answer of the one that is followed now, whose tail
+ * would never come; and it needn't send its own any more. */
+static void leave_followed(struct route *route, struct target *old)
+{
+    const struct config *config = route->router->config;
+    for (struct call *call = route->reading.first, *next; call != NULL; call = next) {
+        next = call->next;
+        if (call->msg.tag != TAG_follow_req || route->slots[call->slot].target != old)
+            continue;
+        route_release_slot(route, call->slot);
+        call->in_flight = false;
+        call_list_remove(call);
+        call_list_add(&route->reads, call);
+    }
+    for (uint32_t p = route->bucket; old->up && p < config->partition.count;
+         p += config->bucket.count)
+        msg_pack_unfollow_req(target_outbox(old), &(struct msg_unfollow_req){.partition = p});
 }
 
 bool route_is_up(const struct route *route)
