@@ -23,7 +23,7 @@ def parts(minutes, seed):
 
 def part(seed, number, seconds):
     rng = random.Random(seed)
-    config = {"segment.size_bytes": rng.choice([65536, 262144, 1 << 20, 16 << 20]),
+    config = {"segment.size_bytes": rng.choice([131072, 262144, 1 << 20, 16 << 20]),
               "cluster.balance_leaders": rng.random() < 0.8}
 
     def run(trial):
