@@ -43,10 +43,11 @@ static const char general[] =
     "SIERRADB_SEGMENT_SIZE_BYTES. The command line wins over the environment, the environment over "
     "the file.\n"
     "\n"
-    "A node stops on SIGTERM or SIGINT: it answers what is in flight, syncs, and leaves with "
-    "status 0. A second\n"
-    "signal kills what is left at once. SIGHUP is ignored. Its log goes to stderr, one event per "
-    "line.\n"
+    "A node stops on SIGTERM or SIGINT: it hands the buckets that it leads to other nodes where "
+    "there are any,\n"
+    "answers what is in flight, syncs, and leaves with status 0. A second signal kills what is "
+    "left at once.\n"
+    "SIGHUP is ignored. Its log goes to stderr, one event per line.\n"
     "Exit status: 0 stopped as asked; 1 it couldn't start or do what was asked; 2 wrong command "
     "line.\n";
 
