@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/time.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -72,8 +73,8 @@ void cl_run(const struct cl_options *options, unsigned seconds_max, struct cl_re
     *ret_result = (struct cl_result){0};
     int number = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
     if (number == SIGPROF)
-        snprintf(ret_result->failure, sizeof ret_result->failure,
-                 "it takes more than %u s of CPU", seconds_max);
+        snprintf(ret_result->failure, sizeof ret_result->failure, "it takes more than %u s of CPU",
+                 seconds_max);
     else
         snprintf(ret_result->failure, sizeof ret_result->failure,
                  "the process ended (signal %d, status %d): %.480s", number, status, text);

@@ -10,7 +10,7 @@ struct cl_result {
     char failure[600];
 };
 
-/* seconds_max: then it counts as failed. */
+/* seconds_max: so much CPU, then it counts as failed. */
 void cl_run(const struct cl_options *options, unsigned seconds_max, struct cl_result *ret_result);
 /* Tries to make a failing run smaller, for seconds_max at most: fewer fault classes, operations,
  * crashes, storms. It must still fail in the way that `failure` tells. Prints what it finds. */

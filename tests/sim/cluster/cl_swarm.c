@@ -123,6 +123,9 @@ static void draw_config(struct cl_swarm *swarm, struct prng *prng)
         .uncommitted_bytes_max = PICK(prng, 16 << 10, 128 << 10, 1 << 20),
         .balance_leaders = prng_chance(prng, 300000),
     };
+    /* Many small segments whose index files are mapped again at each look cost minutes. */
+    if (segment_bytes < 16 << 10 && swarm->ops > 200)
+        config->index_cache_bytes = max_u64(config->index_cache_bytes, 1 << 20);
     prng_fill(prng, config->cluster_id.bytes, sizeof config->cluster_id.bytes);
     uint32_t order[CL_NODES_MAX];
     for (uint32_t i = 0; i < swarm->nodes; i++)
