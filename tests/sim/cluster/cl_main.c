@@ -8,6 +8,7 @@
  *   csim --plant all                       each planted bug of the core must be found
  *   csim --plant no-noop                   ... this one
  *   csim --plant no-noop --seed 4 --trace  one seed with it
+ *   csim --plant all --outside             found by what clients see alone
  *
  * --without drop,power  --ops N  --crashes N  --storms N   less than the seed wants
  * The last line is "N passed, N failed"; the exit status is 0 only without failures. */
@@ -54,7 +55,8 @@ int main(int argc, char **argv)
 _Noreturn static void usage(void)
 {
     fprintf(stderr,
-            "usage: csim [--seed N] [--seeds N] [--trace] [--check-determinism] [--shrink]\n"
+            "usage: csim [--seed N] [--seeds N] [--trace] [--check-determinism] [--shrink] "
+            "[--outside]\n"
             "            [--plant NAME|all|list] [--without CLASS,...] [--ops N] [--crashes N] "
             "[--storms N]\nclasses:");
     for (unsigned i = 0; i < CL_FAULT_COUNT; i++)
@@ -102,6 +104,9 @@ static struct arguments parse(int argc, char **argv)
             continue;
         } else if (strcmp(argv[i], "--check-determinism") == 0) {
             args.twice = true;
+            continue;
+        } else if (strcmp(argv[i], "--outside") == 0) {
+            args.options.outside = true;
             continue;
         } else if (strcmp(argv[i], "--shrink") == 0) {
             args.shrink = true;

@@ -135,6 +135,12 @@ struct oracle {
 
 /* The first violation: which invariant, and what. */
 #define oracle_fail(oracle, invariant, ...) oracle_fail_at(oracle, "[" invariant "] " __VA_ARGS__)
+/* One that no client could see, or not yet: only what replicas do among themselves shows it. */
+#define inside_fail(oracle, invariant, ...)                                                        \
+    do {                                                                                           \
+        if (!(oracle)->cluster->options.outside)                                                   \
+            oracle_fail(oracle, invariant, __VA_ARGS__);                                           \
+    } while (0)
 void oracle_fail_at(struct oracle *oracle, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 static inline bool oracle_failed(const struct oracle *oracle)

@@ -74,7 +74,7 @@ void oracle_append_answered(struct oracle *oracle, const struct oracle_op *op,
                     op->node, op->tx);
     uint64_t mark = oracle->nodes[op->node].marks[op->partition];
     if (reply->first_sequence + tx->count > mark)
-        oracle_fail(oracle, "acknowledged",
+        inside_fail(oracle, "acknowledged",
                     "node %u: tx %u at p%u seq %lu is acknowledged, the "
                     "node has committed %lu events",
                     op->node, op->tx, op->partition, reply->first_sequence, mark);
@@ -212,7 +212,7 @@ static void check_tail_committed(struct oracle *oracle, const struct oracle_op *
 {
     const struct replica_state *state = &oracle->nodes[op->node].state;
     if (op->term != 0 && op->term == state->term && state->commit_idx < op->last_idx)
-        oracle_fail(oracle, "tail",
+        inside_fail(oracle, "tail",
                     "node %u answers tx %u with idx %lu committed; its log went to "
                     "%lu when the request came",
                     op->node, op->tx, state->commit_idx, op->last_idx);
@@ -242,12 +242,11 @@ void oracle_see_event(struct oracle *oracle, uint32_t node, const struct rec_sto
     uint64_t mark = event->partition < oracle->partition_count
                         ? oracle->nodes[node].marks[event->partition]
                         : 0;
-    if (event->sequence >= mark) {
-        oracle_fail(oracle, "watermark", "node %u shows p%lu seq %lu and has committed %lu events",
+    if (event->sequence >= mark)
+        inside_fail(oracle, "watermark", "node %u shows p%lu seq %lu and has committed %lu events",
                     node, event->partition, event->sequence, mark);
-        return;
-    }
-    model_see(&oracle->model, event);
+    if (!oracle_failed(oracle))
+        model_see(&oracle->model, event);
     if (!oracle_failed(oracle) && model_match(&oracle->model, event, &tx, &i))
         check_place(oracle, node, tx);
 }

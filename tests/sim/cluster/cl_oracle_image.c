@@ -104,7 +104,7 @@ void oracle_check_image(struct oracle *oracle, uint32_t node, bool cut)
     sim_disk_free(copy);
     oracle->totals.recoveries++;
     if (err != again || (err == ERR_OK && !is_same(&once, &twice)))
-        oracle_fail(oracle, "recovery",
+        inside_fail(oracle, "recovery",
                     "node %u: a copy recovers as %s term %lu vote %lu idx %lu committed %lu, then "
                     "as %s term %lu vote %lu idx %lu committed %lu",
                     node, err_name(err), once.term, once.voted_for, once.last_idx, once.commit_idx,
@@ -112,12 +112,12 @@ void oracle_check_image(struct oracle *oracle, uint32_t node, bool cut)
     if (self->was_damaged)
         return; /* it may rightly refuse, or know less */
     if (err != ERR_OK)
-        oracle_fail(oracle, "recovery", "node %u: a copy doesn't recover: %s", node, err_name(err));
+        inside_fail(oracle, "recovery", "node %u: a copy doesn't recover: %s", node, err_name(err));
     bool acked = self->acked_term != UINT64_MAX;
     bool less = once.term < self->acked_term ||
                 (once.term == self->acked_term && once.last_idx < self->acked_idx);
     if (cut && acked && less)
-        oracle_fail(oracle, "recovery",
+        inside_fail(oracle, "recovery",
                     "node %u: after a power cut now it would have idx %lu in term %lu, it has "
                     "acknowledged %lu in term %lu",
                     node, once.last_idx, once.term, self->acked_idx, self->acked_term);

@@ -53,7 +53,7 @@ void oracle_log_start(struct oracle *oracle, uint32_t node)
         bool shorter = now.last_term < self->floor_term ||
                        (now.last_term == self->floor_term && now.last_idx < self->floor_idx);
         if (shorter)
-            oracle_fail(oracle, "durable",
+            inside_fail(oracle, "durable",
                         "node %u starts with a log up to idx %lu term %lu, but "
                         "idx %lu term %lu was durable",
                         node, now.last_idx, now.last_term, self->floor_idx, self->floor_term);
@@ -61,7 +61,7 @@ void oracle_log_start(struct oracle *oracle, uint32_t node)
                      (now.term == self->floor_vote_term && self->floor_vote != 0 &&
                       now.voted_for != self->floor_vote);
         if (older)
-            oracle_fail(oracle, "durable",
+            inside_fail(oracle, "durable",
                         "node %u starts in term %lu with vote %lu, durable was "
                         "term %lu with vote %lu",
                         node, now.term, now.voted_for, self->floor_vote_term, self->floor_vote);
@@ -72,7 +72,7 @@ void oracle_log_start(struct oracle *oracle, uint32_t node)
                                          .damaged = now.damaged,
                                          .role = ROLE_CANDIDATE};
     if (!may_say_durable(self, now.durable_idx))
-        oracle_fail(oracle, "durable", "node %u recovered idx %lu, on its disk are %lu", node,
+        inside_fail(oracle, "durable", "node %u recovered idx %lu, on its disk are %lu", node,
                     now.durable_idx, self->durable.valid ? self->durable.last_idx : 0);
     oracle_log_step(oracle, node);
 }
@@ -139,10 +139,10 @@ static void check_roles(struct oracle *oracle, uint32_t node, const struct repli
     struct oracle_node *self = &oracle->nodes[node];
     const struct replica_state *before = &self->state;
     if (now->term < before->term)
-        oracle_fail(oracle, "terms", "node %u goes back from term %lu to %lu", node, before->term,
+        inside_fail(oracle, "terms", "node %u goes back from term %lu to %lu", node, before->term,
                     now->term);
     if (now->term == before->term && before->voted_for != 0 && now->voted_for != before->voted_for)
-        oracle_fail(oracle, "one vote", "node %u, term %lu: its vote for %lu becomes one for %lu",
+        inside_fail(oracle, "one vote", "node %u, term %lu: its vote for %lu becomes one for %lu",
                     node, now->term, before->voted_for, now->voted_for);
     if (now->last_idx >= self->wiped_at_idx)
         self->wiped_at_idx = 0; /* level, so its votes can do no harm */
@@ -158,7 +158,7 @@ static void check_roles(struct oracle *oracle, uint32_t node, const struct repli
         wal_disk_full(cluster_bucket(oracle->cluster, node)->wal))
         self->lead_since_ns = oracle_now(oracle);
     if (oracle_now(oracle) - self->lead_since_ns > BEGIN_TERM_NS)
-        oracle_fail(oracle, "noop",
+        inside_fail(oracle, "noop",
                     "node %u leads in term %lu for %lu ms, its last entry is of "
                     "term %lu",
                     node, now->term, (oracle_now(oracle) - self->lead_since_ns) / MS,
@@ -177,12 +177,12 @@ static void on_leader(struct oracle *oracle, uint32_t node, const struct replica
         oracle_grow(oracle->leaders, &oracle->leaders_cap, now->term, sizeof *oracle->leaders);
     uint32_t *leader = &oracle->leaders[now->term];
     if (*leader != 0 && *leader != node + 1)
-        oracle_fail(oracle, "one leader", "term %lu is led by node %u and by node %u", now->term,
+        inside_fail(oracle, "one leader", "term %lu is led by node %u and by node %u", now->term,
                     *leader - 1, node);
     *leader = node + 1;
     if (now->last_idx < committed ||
         (committed > 0 && now->last_term < oracle->log[committed].term))
-        oracle_fail(oracle, "completeness",
+        inside_fail(oracle, "completeness",
                     "node %u leads in term %lu with a log up to idx %lu "
                     "term %lu, idx %lu term %lu is committed",
                     node, now->term, now->last_idx, now->last_term, committed,
@@ -197,7 +197,7 @@ static void on_leader(struct oracle *oracle, uint32_t node, const struct replica
             now->term < other->votes_cap && other->votes[now->term] % VOTES_PER_DISK == node + 1;
     }
     if (votes < (replicas - 1) / 2 + 1)
-        oracle_fail(oracle, "one leader", "node %u leads in term %lu with %u of %u votes", node,
+        inside_fail(oracle, "one leader", "node %u leads in term %lu with %u of %u votes", node,
                     now->term, votes, replicas);
 }
 
@@ -207,10 +207,10 @@ static void check_log(struct oracle *oracle, uint32_t node, const struct replica
 {
     struct oracle_node *self = &oracle->nodes[node];
     if (now->last_idx < now->commit_idx || now->durable_idx > now->last_idx)
-        oracle_fail(oracle, "log", "node %u: last idx %lu, durable %lu, committed %lu", node,
+        inside_fail(oracle, "log", "node %u: last idx %lu, durable %lu, committed %lu", node,
                     now->last_idx, now->durable_idx, now->commit_idx);
     if (self->acked_term == now->term && now->last_idx < self->acked_idx)
-        oracle_fail(oracle, "cut",
+        inside_fail(oracle, "cut",
                     "node %u, term %lu: its log ends at idx %lu now, it has "
                     "acknowledged %lu in this term",
                     node, now->term, now->last_idx, self->acked_idx);
@@ -218,7 +218,7 @@ static void check_log(struct oracle *oracle, uint32_t node, const struct replica
         durable_of(oracle, node);
         oracle->totals.durable_checks++;
         if (!may_say_durable(self, now->durable_idx))
-            oracle_fail(oracle, "durable",
+            inside_fail(oracle, "durable",
                         "node %u says that idx %lu is durable, on its disk are "
                         "%lu",
                         node, now->durable_idx, self->durable.last_idx);
@@ -230,14 +230,14 @@ static void on_commit(struct oracle *oracle, uint32_t node, const struct replica
     const struct replica_state *before = &oracle->nodes[node].state;
     uint64_t idx = now->commit_idx, known = oracle_commit_idx(oracle);
     if (idx < before->commit_idx) {
-        oracle_fail(oracle, "committed", "node %u: its commit idx goes back from %lu to %lu", node,
+        inside_fail(oracle, "committed", "node %u: its commit idx goes back from %lu to %lu", node,
                     before->commit_idx, idx);
         return;
     }
     bool same_term = before->term == now->term && !is_alone(oracle);
     if (same_term && before->role == ROLE_FOLLOWER && now->role == ROLE_FOLLOWER &&
         idx > now->verified_idx)
-        oracle_fail(oracle, "verified",
+        inside_fail(oracle, "verified",
                     "node %u, term %lu commits idx %lu, only %lu is proven "
                     "equal to its leader's",
                     node, now->term, idx, now->verified_idx);
@@ -249,7 +249,7 @@ static void on_commit(struct oracle *oracle, uint32_t node, const struct replica
         check_entry(oracle, node, i);
     if (same_term && before->role == ROLE_LEADER && now->role == ROLE_LEADER &&
         oracle->log[idx].term != 0 && oracle->log[idx].term != now->term)
-        oracle_fail(oracle, "old term",
+        inside_fail(oracle, "old term",
                     "node %u leads in term %lu and commits up to idx %lu of "
                     "term %lu",
                     node, now->term, idx, oracle->log[idx].term);
@@ -270,7 +270,7 @@ static void check_entry(struct oracle *oracle, uint32_t node, uint64_t idx)
         entry->node = node;
         entry->commit_term = oracle->nodes[node].commit_term;
     } else if (entry->term != term || entry->chain != chain) {
-        oracle_fail(oracle, "committed",
+        inside_fail(oracle, "committed",
                     "idx %lu is term %lu chain %lx at node %u, and term %lu "
                     "chain %lx at node %u",
                     idx, term, chain, node, entry->term, entry->chain, entry->node);
@@ -287,7 +287,7 @@ static void check_marks(struct oracle *oracle, uint32_t node, uint64_t idx, bool
         uint32_t p = bucket->config.bucket + i * bucket->config.bucket_count;
         uint64_t mark = bucket->partitions[i].watermark;
         if (mark < self->marks[p])
-            oracle_fail(oracle, "watermark",
+            inside_fail(oracle, "watermark",
                         "node %u: the watermark of p%u goes back from %lu to "
                         "%lu",
                         node, p, self->marks[p], mark);
@@ -303,7 +303,7 @@ static void check_marks(struct oracle *oracle, uint32_t node, uint64_t idx, bool
     if (entry->marks == 0)
         entry->marks = hash;
     if (entry->marks != hash)
-        oracle_fail(oracle, "watermark",
+        inside_fail(oracle, "watermark",
                     "node %u, committed idx %lu: its watermarks are others "
                     "than those that node %u or a later one had there",
                     node, idx, entry->node);
@@ -334,7 +334,7 @@ static void check_quorum(struct oracle *oracle, uint64_t idx)
     }
     /* A voter that lost its disk isn't one until it has a new one. */
     if (count < (config->replica_count - min_u64(wiped, 1)) / 2 + 1)
-        oracle_fail(oracle, "quorum",
+        inside_fail(oracle, "quorum",
                     "idx %lu term %lu is committed (node %u), and durable on %u "
                     "of %u nodes",
                     idx, entry->term, entry->node, count, config->replica_count);
@@ -390,7 +390,7 @@ static void check_term_said(struct oracle *oracle, uint32_t node, uint64_t term,
         return;
     const struct durable_log *durable = durable_of(oracle, node);
     if (!self->blind && (durable == NULL || durable->term < term))
-        oracle_fail(oracle, "durable", "node %u sends %s in term %lu, on its disk is term %lu",
+        inside_fail(oracle, "durable", "node %u sends %s in term %lu, on its disk is term %lu",
                     node, what, term, durable == NULL ? 0 : durable->term);
     self->term_said = term;
 }
@@ -402,7 +402,7 @@ static void on_vote(struct oracle *oracle, uint32_t node, uint64_t term, uint32_
     self->votes = oracle_grow(self->votes, &self->votes_cap, term, sizeof *self->votes);
     uint32_t *vote = &self->votes[term], now = self->disks * VOTES_PER_DISK + candidate + 1;
     if (*vote / VOTES_PER_DISK == self->disks && *vote != 0 && *vote != now)
-        oracle_fail(oracle, "one vote", "node %u votes in term %lu for node %u and for node %u",
+        inside_fail(oracle, "one vote", "node %u votes in term %lu for node %u and for node %u",
                     node, term, *vote % VOTES_PER_DISK - 1, candidate);
     *vote = now;
     const struct durable_log *durable = durable_of(oracle, node);
@@ -411,13 +411,13 @@ static void on_vote(struct oracle *oracle, uint32_t node, uint64_t term, uint32_
                     (durable->term > term ||
                      (durable->term == term && durable->voted_for == (uint64_t)candidate + 1));
     if (!self->blind && !is_there)
-        oracle_fail(oracle, "durable",
+        inside_fail(oracle, "durable",
                     "node %u votes in term %lu for node %u; on its disk is term "
                     "%lu with vote %lu",
                     node, term, candidate, durable == NULL ? 0 : durable->term,
                     durable == NULL ? 0 : durable->voted_for);
     if (self->wiped_at_idx != 0 && self->state.last_idx < self->wiped_at_idx)
-        oracle_fail(oracle, "empty disk",
+        inside_fail(oracle, "empty disk",
                     "node %u votes in term %lu with a log up to idx %lu, %lu "
                     "was committed when it lost its disk",
                     node, term, self->state.last_idx, self->wiped_at_idx);
@@ -430,7 +430,7 @@ static void on_ack(struct oracle *oracle, uint32_t node, const struct msg_entrie
     oracle->totals.durable_checks++;
     bool is_there = durable != NULL && durable->last_idx >= ack->match_idx;
     if (!self->blind && !is_there)
-        oracle_fail(oracle, "durable",
+        inside_fail(oracle, "durable",
                     "node %u acknowledges idx %lu in term %lu, on its disk are "
                     "%lu",
                     node, ack->match_idx, ack->term, durable == NULL ? 0 : durable->last_idx);

@@ -108,7 +108,7 @@ static bool check_watermark(struct oracle *oracle, const struct oracle_op *op, u
 {
     const struct oracle_node *node = &oracle->nodes[op->node];
     if (watermark > node->marks[op->partition])
-        oracle_fail(oracle, "watermark",
+        inside_fail(oracle, "watermark",
                     "node %u answers with the watermark %lu of p%u and has "
                     "committed %lu events",
                     op->node, watermark, op->partition, node->marks[op->partition]);
@@ -285,7 +285,7 @@ void oracle_follow_answered(struct oracle *oracle, const struct oracle_op *op,
     struct oracle_follow *follow = &oracle->links[op->client][op->node].follows[op->partition];
     if (reply->partition != op->partition ||
         reply->watermark > oracle->nodes[op->node].marks[op->partition])
-        oracle_fail(oracle, "followers", "node %u: p%u is followed from %lu, committed are %lu",
+        inside_fail(oracle, "followers", "node %u: p%u is followed from %lu, committed are %lu",
                     op->node, op->partition, reply->watermark,
                     oracle->nodes[op->node].marks[op->partition]);
     if (follow->state != OFOLLOW_ASKED)

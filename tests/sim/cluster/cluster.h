@@ -82,7 +82,8 @@ struct cl_swarm {
 struct cl_options {
     uint64_t seed;
     bool trace;
-    int plant; /* enum planted */
+    bool outside; /* judge only by what clients see: shows what the checks inside add */
+    int plant;    /* enum planted */
     bool without[CL_FAULT_COUNT];
     uint64_t ops_max, crashes_max, storms_max; /* UINT64_MAX: as the swarm wants */
 };
