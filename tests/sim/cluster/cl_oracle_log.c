@@ -93,6 +93,13 @@ void oracle_log_end(struct oracle *oracle, uint32_t node)
         oracle_check_image(oracle, node, false);
     self->floor_term = durable_log_last(durable).term;
     self->floor_idx = durable->last_idx;
+    /* What the process had cut may be gone, whether the cut is durable or only written. */
+    const struct replica_state *state = &self->state;
+    if (state->last_term < self->floor_term ||
+        (state->last_term == self->floor_term && state->last_idx < self->floor_idx)) {
+        self->floor_term = state->last_term;
+        self->floor_idx = state->last_idx;
+    }
     self->floor_vote_term = durable->term;
     self->floor_vote = durable->voted_for;
 }
