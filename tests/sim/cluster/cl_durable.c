@@ -10,7 +10,9 @@ static const struct inode *find_segment(const struct sim_disk *disk, uint64_t nu
                                         uint64_t *ret_newest);
 static const struct inode *data_file(const struct sim_disk *disk, const struct dir_entry *segment);
 static const struct dir_entry *find_name(const struct dir_list *list, const char *name);
-static bool begin_segment(struct durable_log *log, const struct inode *file, uint64_t number);
+static uint32_t salt_base(const struct bucket_config *config, uint64_t segment);
+static bool begin_segment(struct durable_log *log, const struct inode *file, uint64_t number,
+                          const struct bucket_config *config);
 static bool read_batch(struct durable_log *log, const struct inode *file, uint32_t base);
 static void apply_record(struct durable_log *log, const uint8_t *bytes);
 static void push(struct durable_log *log, const struct entry_head *head);
@@ -39,12 +41,10 @@ bool durable_log_read(struct durable_log *log, struct sim_disk *disk,
     }
     if (file == NULL) {
         file = find_segment(disk, UINT64_MAX, &newest);
-        if (file == NULL || !begin_segment(log, file, newest))
+        if (file == NULL || !begin_segment(log, file, newest, config))
             return log->valid = false;
     }
-    struct format_salt salt = {
-        .cluster_id = config->cluster_id, .bucket = config->bucket, .segment = log->segment};
-    uint32_t base = wal_salt_base(&salt);
+    uint32_t base = salt_base(config, log->segment);
     while (read_batch(log, file, base))
         continue;
     return true;
@@ -60,6 +60,13 @@ bool durable_log_holds(const struct durable_log *log, uint64_t idx, uint64_t cha
     if (!log->valid || idx > log->last_idx)
         return false;
     return idx < log->base_idx || log->points[idx - log->base_idx].chain == chain;
+}
+
+static uint32_t salt_base(const struct bucket_config *config, uint64_t segment)
+{
+    struct format_salt salt = {
+        .cluster_id = config->cluster_id, .bucket = config->bucket, .segment = segment};
+    return wal_salt_base(&salt);
 }
 
 /* The data file with this number whose name is durable too; UINT64_MAX: the newest. */
@@ -110,19 +117,29 @@ static const struct dir_entry *find_name(const struct dir_list *list, const char
     return NULL;
 }
 
-static bool begin_segment(struct durable_log *log, const struct inode *file, uint64_t number)
+static bool begin_segment(struct durable_log *log, const struct inode *file, uint64_t number,
+                          const struct bucket_config *config)
 {
     struct segment_header header;
     struct checkpoint checkpoint;
+    uint32_t base = salt_base(config, number);
+    const uint8_t *bytes = file->durable;
     if (file->durable_size < 2 * FORMAT_BLOCK)
         return false;
-    memcpy(&header, file->durable, sizeof header);
-    memcpy(&checkpoint, file->durable + FORMAT_BLOCK, sizeof checkpoint);
-    if (checkpoint.magic != CHECKPOINT_MAGIC && header.data_start > 2 * FORMAT_BLOCK)
-        memcpy(&checkpoint, file->durable + (header.data_start + FORMAT_BLOCK) / 2,
-               sizeof checkpoint);
-    if (header.magic != SEGMENT_MAGIC || checkpoint.magic != CHECKPOINT_MAGIC)
+    memcpy(&header, bytes, sizeof header);
+    if (header.magic != SEGMENT_MAGIC ||
+        header.crc !=
+            wal_crc_struct(base, 0, bytes, FORMAT_BLOCK, offsetof(struct segment_header, crc)))
         return false;
+    for (uint64_t at = FORMAT_BLOCK;; at = (header.data_start + FORMAT_BLOCK) / 2) {
+        memcpy(&checkpoint, bytes + at, sizeof checkpoint);
+        if (checkpoint.magic == CHECKPOINT_MAGIC &&
+            checkpoint.crc == wal_crc_struct(base, FORMAT_BLOCK, bytes + at, header.checkpoint_len,
+                                             offsetof(struct checkpoint, crc)))
+            break;
+        if (at != FORMAT_BLOCK)
+            return false; /* both copies */
+    }
     log->valid = true;
     log->segment = number;
     log->batch_no = checkpoint.batch_no;
