@@ -62,6 +62,7 @@ def steps(full):
         Step("build-tsan", "tests/build tsan"),
         Step("threads-tsan", "build/tsan/tests/unit/threads_test", None, ["build-tsan"]),
         Step("symbols", "tests/symbols", RELEASE, release, minutes=2),
+        Step("model", "tests/model/run", minutes=30),
         Step("unit-asan", "meson test -C build/asan --no-rebuild --suite unit --print-errorlogs"
              " --timeout-multiplier 4", ASAN, asan),
         Step("unit-release", "meson test -C build --no-rebuild --suite unit --print-errorlogs",
