@@ -113,6 +113,9 @@ def disconnected(trial):
     run("docker", "network", "disconnect", cluster.bridge, node.id)
     trial.wait_progress("without the node")
     trial.run_for(12.0)
+    for word in ("live", "ready"):
+        done = run("docker", "exec", node.id, "sierradb-health", word, check=False)
+        trial.expect(done.returncode == 0, f"a node without a quorum is {word}: {done.stdout}")
     trial.fault("connected")
     run("docker", "network", "connect", "--alias", node.service, cluster.bridge, node.id)
     trial.expect(level(trial, "disconnected") < LEVEL_SECONDS_MAX * RELAXED, "level in time behind a cut")
