@@ -15,7 +15,7 @@ from scenarios import GAP_LEADER_S, RELAXED, busiest, led_by, outage
 from trial import Trial, percentile
 
 HEALTHY_SECONDS_MAX = 30.0
-LEVEL_SECONDS_MAX = 5.0
+LEVEL_SECONDS_MAX = 3.0
 CUT_SECONDS = 5.0
 
 
