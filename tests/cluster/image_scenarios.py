@@ -6,13 +6,16 @@ import shutil
 import tempfile
 import time
 
+import redis
+
 import scenarios
 from checker import SECOND
 from history import now
-from image_cluster import IMAGE, Composed, Published, run
+from image_cluster import COUNT, IMAGE, Composed, Published, run
 from nodes import BUCKETS
 from scenarios import GAP_LEADER_S, RELAXED, busiest, led_by, outage
 from trial import Trial, percentile
+from workload import KEYS
 
 HEALTHY_SECONDS_MAX = 30.0
 LEVEL_SECONDS_MAX = 3.0
@@ -66,7 +69,40 @@ def gaps(trial, label, faults, seconds=10.0, goal=None):
 
 def use(trial):
     """No faults: any client uses any node for everything"""
+    redis_clients(trial)
     scenarios.answers(trial)
+
+
+def redis_clients(trial):
+    """redis-py and redis-cli: one stream by way of all nodes in turn, read and followed on each."""
+    nodes, p, stream, count = trial.cluster.nodes, 3, "redis-py", 9
+    clients = [redis.Redis(node.host, node.port, protocol=3) for node in nodes]
+    followers = []
+    for client in clients:
+        followers.append(client.connection_pool.get_connection())
+        followers[-1].send_command("ESUB", stream, "PARTITION_KEY", KEYS[p], "FROM", 0)
+        followers[-1].read_response()
+        followers[-1].read_response(push_request=True)
+    names = []
+    for version in range(count):
+        names.append(trial.mine(p, stream, version=version))
+        trial.took(clients[version % COUNT].execute_command(
+            "EAPPEND", stream, names[-1], "EXPECTED_VERSION", version - 1 if version else "empty", "PARTITION_KEY",
+            KEYS[p]))
+    for node, client, follower in zip(nodes, clients, followers):
+        events = client.execute_command("ESCAN", stream, "-", "+", "PARTITION_KEY", KEYS[p])[b"events"]
+        trial.expect([event[b"event_name"].decode() for event in events] == names, f"redis-py reads at {node.service}")
+        pushed = [follower.read_response(push_request=True)[3][b"event_name"].decode() for _ in names]
+        trial.expect(pushed == names, f"redis-py follows at {node.service}: {pushed}")
+        try:
+            client.execute_command("EAPPEND", stream, "no", "EXPECTED_VERSION", 3, "PARTITION_KEY", KEYS[p])
+            trial.expect(False, f"a wrong version at {node.service}")
+        except redis.ResponseError as error:
+            trial.expect(f"WRONGVER current stream version is {count - 1} but expected 3" in str(error), str(error))
+        last = run("redis-cli", "-p", str(node.port), "ESCAN", stream, "+", "-", "PARTITION_KEY", KEYS[p], "COUNT", "1")
+        trial.expect(names[-1] in last and names[-2] not in last, f"redis-cli at {node.service}: {last}")
+        follower.disconnect()
+        client.close()
 
 
 def killed(trial):
