@@ -226,7 +226,7 @@ class Composed(Cluster):
     def close(self):
         for node in self.nodes:
             node.runs = False
-        run("docker", "rm", "-f", self.reader, check=False)
+        run("docker", "rm", "-f", "-v", self.reader, check=False)
         run("docker", "unpause", *[node.id for node in self.nodes if node.id], check=False)
         self.compose("down", "-v", "-t", "1", "--remove-orphans", check=False)
 

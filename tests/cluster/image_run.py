@@ -131,7 +131,7 @@ def in_image(*arguments, options=()):
     try:
         return run("docker", "run", "--rm", "--name", PROJECT, *options, IMAGE, *arguments, check=False, timeout=60)
     except subprocess.TimeoutExpired:
-        run("docker", "rm", "-f", PROJECT)
+        run("docker", "rm", "-f", "-v", PROJECT)
         raise
 
 

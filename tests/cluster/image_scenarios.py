@@ -247,7 +247,7 @@ def moved(trial):
         trial.say(f"moved: {before} is now {after}; healthy after {time.monotonic() - begin:.2f} s")
         level(trial, "moved")
     finally:
-        run("docker", "rm", "-f", holder, check=False)
+        run("docker", "rm", "-f", "-v", holder, check=False)
     trial.healed()
     trial.finish()
     gaps(trial, "moved", [start], goal=GAP_LEADER_S)
