@@ -94,8 +94,8 @@ void route_release(struct route *route);
 /* Whom to ask; NULL: nobody now. */
 struct target *route_append_target(struct route *route, uint64_t now_ms);
 struct target *route_read_target(struct route *route, const struct call *call, uint64_t now_ms);
-/* Every replica that is up has said not long ago that it sees no quorum; and those that were never
- * heard of have had their time to appear. */
+/* Every replica that is up has said not long ago that it sees no quorum; and this netd has run for
+ * long enough to tell. */
 bool route_has_no_quorum(const struct route *route, uint64_t now_ms);
 /* A fail_reply's hint. */
 void route_learn_leader(struct route *route, uint64_t leader, uint64_t term);

@@ -8,8 +8,9 @@
 
 /* A process that has ended is there again, or its node says who leads, within about so long. */
 #define LOST_REST_MS 100u
-/* A node that has just begun takes clients before its links to the others are there, and its own
- * replica sees no quorum alone: that is no reason to refuse. Links take about a second. */
+/* A node that has just begun takes clients before its links to the others are there, and when all
+ * begin at once nobody leads yet: that is no reason to refuse. Links take about a second, an
+ * election one more. */
 #define APPEAR_MS 3000u
 
 static void on_up(void *ctx, struct link *link);
@@ -146,10 +147,12 @@ bool route_is_up(const struct route *route)
 
 bool route_has_no_quorum(const struct route *route, uint64_t now_ms)
 {
-    bool any = false, young = now_ms - route->router->started_ms < APPEAR_MS;
+    bool any = false;
+    if (now_ms - route->router->started_ms < APPEAR_MS)
+        return false;
     for (uint32_t i = 0; i < route->target_count; i++) {
         const struct target *target = &route->targets[i];
-        if (target->up ? now_ms >= target->no_quorum_until_ms : young && !target->ever_up)
+        if (target->up && now_ms >= target->no_quorum_until_ms)
             return false;
         any |= target->up;
     }
@@ -223,7 +226,7 @@ void router_node_state(struct router *router, uint32_t node, bool alive)
         if (target == NULL || target->local || target->up == alive)
             continue;
         if (alive) {
-            target->up = target->ever_up = true;
+            target->up = true;
             target->appends_rest_until_ms = target->reads_rest_until_ms = 0;
             target->follows_rest_until_ms = target->no_quorum_until_ms = 0;
             route_choose_follow(target->route, router->now_ms);
@@ -273,7 +276,7 @@ static void on_up(void *ctx, struct link *link)
     struct target *target = ctx;
     struct router *router = target->route->router;
     (void)link;
-    target->up = target->ever_up = true;
+    target->up = true;
     target->route->down = false;
     target->appends_rest_until_ms = target->reads_rest_until_ms = 0;
     target->follows_rest_until_ms = target->no_quorum_until_ms = 0;

@@ -178,7 +178,7 @@ START_TEST(a_node_that_begins_waits_for_the_others_to_appear)
 {
     struct test_call append;
     world_teardown();
-    world_setup_with(1);
+    world_setup_young(1);
     world_submit(&append, TAG_append_req, 5);
     for (unsigned i = 0; i < 5; i++) {
         refuse_everywhere(ERR_NO_QUORUM);
@@ -195,11 +195,29 @@ START_TEST(a_node_that_begins_waits_for_the_others_to_appear)
 }
 END_TEST
 
+/* All begin at once: nobody leads yet, and nobody sees a quorum. */
+START_TEST(nodes_that_begin_together_wait_for_an_election)
+{
+    struct test_call append;
+    world_teardown();
+    world_setup_young(3);
+    world_submit(&append, TAG_append_req, 5);
+    world_flush();
+    for (unsigned i = 0; i < 20; i++) {
+        refuse_everywhere(ERR_NO_QUORUM);
+        world_pass(100);
+        ck_assert_uint_eq(append.done, 0);
+    }
+    world_stored(world_next_of(TAG_append_req), 0);
+    ck_stored(&append);
+}
+END_TEST
+
 START_TEST(but_not_for_long)
 {
     struct test_call append;
     world_teardown();
-    world_setup_with(1);
+    world_setup_young(1);
     world_submit(&append, TAG_append_req, 5);
     uint64_t begin_ms = world.now_ms;
     while (append.done == 0) {
@@ -308,6 +326,7 @@ int main(void)
     tcase_add_test(tcase, no_quorum_anywhere_fails_at_once);
     tcase_add_test(tcase, one_that_sees_a_quorum_is_enough);
     tcase_add_test(tcase, a_node_that_begins_waits_for_the_others_to_appear);
+    tcase_add_test(tcase, nodes_that_begin_together_wait_for_an_election);
     tcase_add_test(tcase, but_not_for_long);
     tcase_add_test(tcase, who_was_there_and_went_is_not_waited_for);
     tcase_add_test(tcase, unknown_is_never_told_as_refused);

@@ -54,10 +54,12 @@ static void on_link_state(void *ctx, uint64_t link, bool up)
 
 void world_setup(void)
 {
-    world_setup_with(3);
+    world_setup_young(3);
+    world.now_ms += 3000;
+    router_flush(world.router, world.now_ms);
 }
 
-void world_setup_with(unsigned up)
+void world_setup_young(unsigned up)
 {
     world = (struct router_world){.now_ms = 1000};
     config_init(&world.config);
