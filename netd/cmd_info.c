@@ -193,9 +193,9 @@ static void print_server(const struct netd *netd, struct buf *out)
 
 static void print_clients(const struct netd *netd, struct buf *out)
 {
-    buf_printf(
-        out, "# Clients\r\nconnected_clients:%lu\r\nmaxclients:%lu\r\nsubscriptions:%lu\r\n\r\n",
-        netd->client_count, netd->config->network.max_clients, hubs_subscriptions(netd->hubs));
+    buf_printf(out,
+               "# Clients\r\nconnected_clients:%lu\r\nmaxclients:%lu\r\nsubscriptions:%lu\r\n\r\n",
+               netd->client_count, netd->clients_max, hubs_subscriptions(netd->hubs));
 }
 
 static void print_statistics(const struct netd *netd, struct buf *out)

@@ -9,6 +9,7 @@
 #include <netinet/tcp.h>
 #include <stdlib.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -25,7 +26,12 @@
 #define ACCEPT_WARNING_MS 10000u
 /* New connections taken at one wake-up. */
 #define ACCEPTS_MAX 64u
+/* Open files that clients' connections leave alone: links to buckets and the supervisor, the loop's
+ * own, strangers on the nodes' port; and for each other node its connections and tries. */
+#define OWN_FILES      (64u + PEER_STRANGERS_MAX)
+#define FILES_PER_NODE 4u
 
+static void limit_clients(struct netd *netd);
 static void start_turns(struct netd *netd);
 static void on_prepare(uv_prepare_t *handle);
 static void on_check(uv_check_t *handle);
@@ -62,6 +68,7 @@ enum err netd_init(struct netd *netd, uv_loop_t *loop, const struct config *conf
     netd->transaction_bytes_max =
         min_u64(config->append.max_transaction_bytes, config->segment.size_bytes / 4);
     netd->started_ms = uv_now(loop);
+    limit_clients(netd);
     struct uuid id = uuid_random(netd_random(netd, 16));
     uuid_format(&id, netd->node_id);
     netd->router = router_new(loop, config, log, args->boot,
@@ -96,6 +103,23 @@ enum err netd_init(struct netd *netd, uv_loop_t *loop, const struct config *conf
     if (err == ERR_OK)
         start_turns(netd);
     return err;
+}
+
+/* Clients must not take the files that links to other nodes and processes need. */
+static void limit_clients(struct netd *netd)
+{
+    const struct config *c = netd->config;
+    uint64_t own = OWN_FILES + c->bucket.count + FILES_PER_NODE * (c->node.count - 1);
+    struct rlimit files;
+    netd->clients_max = c->network.max_clients;
+    if (getrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur >= netd->clients_max + own)
+        return;
+    netd->clients_max = files.rlim_cur > own ? files.rlim_cur - own : 1;
+    log_warn(netd->log, "clients.limited",
+             "clients=%lu configured=%lu open_files=%lu needed=%lu reason=\"the hard limit of open "
+             "files (ulimit -Hn, LimitNOFILE) is too low for network.max_clients\"",
+             netd->clients_max, c->network.max_clients, files.rlim_cur,
+             c->network.max_clients + own);
 }
 
 static void start_turns(struct netd *netd)
@@ -350,7 +374,7 @@ static void pause_accept(struct netd *netd, int error)
 static void accept_one(struct netd *netd, int fd, const struct sockaddr_storage *address)
 {
     char ip[INET6_ADDRSTRLEN] = "", text[64];
-    if (netd->client_count >= netd->config->network.max_clients) {
+    if (netd->client_count >= netd->clients_max) {
         static const char refusal[] = "-ERR max number of clients reached\r\n";
         netd->stats.rejected++;
         ssize_t sent = send(fd, refusal, sizeof refusal - 1, MSG_NOSIGNAL | MSG_DONTWAIT);

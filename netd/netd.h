@@ -38,6 +38,7 @@ struct netd {
     uint64_t accept_warning_at_ms, trim_at_ms;
     struct client *clients;
     uint64_t client_count, next_client_id;
+    uint64_t clients_max;   /* network.max_clients, or less where too few files may be open */
     struct client *dirty;   /* want something done at the end of this turn */
     struct client *stalled; /* wait for room in a bucket's append queue */
     struct request_pool requests;

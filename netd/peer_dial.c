@@ -12,12 +12,18 @@
 #define PAUSE_MS_MIN 100u
 #define PAUSE_MS_MAX 1000u
 #define RESOLVE_MAX  2u /* lookups at a time: the pool has four threads, and a lookup may hang */
+/* After so long what the name meant last is tried meanwhile: without its servers a lookup hangs for
+ * 10 s and more, and a network that is whole again shouldn't wait for that. */
+#define RESOLVE_MS   500u
 #define WARN_MS      60000u
 #define LENGTH_BYTES 4u
 
 static void look_up(struct dial *dial);
 static bool literal_address(struct dial *dial);
 static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *list);
+static void take_addresses(struct dial *dial, const struct addrinfo *list);
+static void warn_unknown(struct dial *dial, int status);
+static bool connect_to_known(struct dial *dial);
 static void connect_next(struct dial *dial);
 static void on_connect(uv_connect_t *request, int status);
 static void allocate_sink(uv_handle_t *handle, size_t suggested, uv_buf_t *ret_buf);
@@ -44,8 +50,10 @@ void dial_tick(struct dial *dial, uint64_t now_ms)
             return;
         if (dial->address_next < dial->address_count || literal_address(dial))
             connect_next(dial);
-        else if (dial->wire->resolving < RESOLVE_MAX)
+        else if (!dial->looking_up && dial->wire->resolving < RESOLVE_MAX)
             look_up(dial);
+        else
+            (void)connect_to_known(dial);
         return;
     case DIAL_CONNECTING:
         if (now_ms - dial->since_ms >= DIAL_MS) {
@@ -54,6 +62,9 @@ void dial_tick(struct dial *dial, uint64_t now_ms)
         }
         return;
     case DIAL_RESOLVING:
+        if (now_ms - dial->since_ms >= RESOLVE_MS)
+            (void)connect_to_known(dial);
+        return;
     case DIAL_CONNECTED:
     case DIAL_CLOSING:
         return;
@@ -69,18 +80,9 @@ void peer_wire_hurry(struct peer_wire *wire, uint32_t node)
 
 void dial_close(struct dial *dial)
 {
-    switch (dial->state) {
-    case DIAL_RESOLVING:
+    if (dial->looking_up)
         (void)uv_cancel((uv_req_t *)&dial->resolve);
-        return;
-    case DIAL_CONNECTING:
-    case DIAL_CONNECTED:
-        hang_up(dial);
-        return;
-    case DIAL_IDLE:
-    case DIAL_CLOSING:
-        return;
-    }
+    hang_up(dial);
 }
 
 static void enter(struct dial *dial, enum dial_state state)
@@ -100,12 +102,13 @@ static void pause_longer(struct dial *dial)
 /* Puts the address in place of the name's, where it is one. */
 static bool literal_address(struct dial *dial)
 {
-    struct sockaddr_in *in = (struct sockaddr_in *)dial->addresses;
-    struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)dial->addresses;
+    struct sockaddr_storage address = {0}; /* both functions write also where they fail */
     const char *host = dial->peer->host;
-    if (uv_ip4_addr(host, dial->peer->port, in) != 0 &&
-        (strchr(host, ':') == NULL || uv_ip6_addr(host, dial->peer->port, in6) != 0))
+    if (uv_ip4_addr(host, dial->peer->port, (struct sockaddr_in *)&address) != 0 &&
+        (strchr(host, ':') == NULL ||
+         uv_ip6_addr(host, dial->peer->port, (struct sockaddr_in6 *)&address) != 0))
         return false;
+    dial->addresses[0] = address;
     dial->address_count = 1;
     dial->address_next = 0;
     return true;
@@ -120,6 +123,7 @@ static void look_up(struct dial *dial)
     int error = uv_getaddrinfo(dial->wire->loop, &dial->resolve, on_resolved, dial->peer->host,
                                port, &hints);
     ASSERT(error == 0);
+    dial->looking_up = true;
     dial->wire->resolving++;
     dial->wire->open_handles++;
 }
@@ -129,37 +133,56 @@ static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *
     struct dial *dial = request->data;
     struct peer_wire *wire = dial->wire;
     wire->resolving--;
-    if (!wire->closing && status == 0) {
-        dial->address_count = 0;
-        for (const struct addrinfo *at = list; at != NULL; at = at->ai_next) {
-            if (dial->address_count < PEER_ADDRESSES_MAX &&
-                at->ai_addrlen <= sizeof *dial->addresses)
-                memcpy(&dial->addresses[dial->address_count++], at->ai_addr, at->ai_addrlen);
-        }
-        dial->warned_ms = 0;
-    } else if (!wire->closing) {
-        /* The name's server may be down while the node isn't: what it said last is tried again. */
-        uint64_t now_ms = uv_now(wire->loop);
-        if (dial->warned_ms == 0 || now_ms - dial->warned_ms >= WARN_MS) {
-            log_warn(wire->log, "peer.name_unknown", "node=%u name=\"%s\" error=\"%s\"", dial->node,
-                     dial->peer->host, uv_strerror(status));
-            dial->warned_ms = now_ms;
-        }
-    }
+    dial->looking_up = false;
+    if (!wire->closing && status == 0)
+        take_addresses(dial, list);
+    else if (!wire->closing)
+        warn_unknown(dial, status); /* its server may be down while the node isn't */
     uv_freeaddrinfo(list);
-    enter(dial, DIAL_IDLE);
-    dial->address_next = 0;
-    if (!wire->closing && dial->address_count > 0)
-        connect_next(dial);
-    else
-        pause_longer(dial);
+    if (dial->state == DIAL_RESOLVING) {
+        enter(dial, DIAL_IDLE);
+        if (wire->closing || !connect_to_known(dial))
+            pause_longer(dial);
+    }
     /* Others may have waited for their turn to ask. */
     for (uint32_t node = 0; !wire->closing && node < wire->node_count; node++)
         dial_tick(&wire->dials[node], uv_now(wire->loop));
     wire_handle_closed(wire);
 }
 
+/* They are for the next try. */
+static void take_addresses(struct dial *dial, const struct addrinfo *list)
+{
+    dial->address_count = 0;
+    for (const struct addrinfo *at = list; at != NULL; at = at->ai_next) {
+        if (dial->address_count < PEER_ADDRESSES_MAX && at->ai_addrlen <= sizeof *dial->addresses)
+            memcpy(&dial->addresses[dial->address_count++], at->ai_addr, at->ai_addrlen);
+    }
+    dial->address_next = dial->state == DIAL_CONNECTED ? dial->address_count : 0;
+    dial->warned_ms = 0;
+}
+
+static void warn_unknown(struct dial *dial, int status)
+{
+    uint64_t now_ms = uv_now(dial->wire->loop);
+    if (dial->warned_ms != 0 && now_ms - dial->warned_ms < WARN_MS)
+        return;
+    log_warn(dial->wire->log, "peer.name_unknown", "node=%u name=\"%s\" error=\"%s\"", dial->node,
+             dial->peer->host, uv_strerror(status));
+    dial->warned_ms = now_ms;
+}
+
 /* --- Connections --- */
+
+/* What the name meant when it was last known; false: it never was. */
+static bool connect_to_known(struct dial *dial)
+{
+    dial->address_next = 0;
+    if (dial->address_count == 0)
+        return false;
+    connect_next(dial);
+    return true;
+}
 
 static void connect_next(struct dial *dial)
 {

@@ -18,6 +18,7 @@ struct dial {
     uint64_t since_ms;  /* of this state */
     uint64_t pause_ms;  /* before the next try; grows with each that fails */
     uint64_t warned_ms; /* the name's last error was logged */
+    bool looking_up;    /* also in other states than RESOLVING: where the answer is late */
     struct sockaddr_storage addresses[PEER_ADDRESSES_MAX];
     unsigned address_count, address_next;
     char address[PEER_ADDRESS_LEN_MAX]; /* of the connection */

@@ -143,6 +143,8 @@ bool router_bucket_is_down(const struct router *router, uint32_t bucket)
 void router_flush(struct router *router, uint64_t now_ms)
 {
     router->now_ms = now_ms;
+    if (router->started_ms == 0)
+        router->started_ms = now_ms;
     uint32_t working = frames_at_work(router), first = router->first_route;
     for (uint32_t i = 0; i < router->route_count; i++) {
         struct route *route = &router->routes[(first + i) % router->route_count];

@@ -25,6 +25,7 @@ struct target {
     uint32_t node;
     bool local;
     bool up;
+    bool ever_up;      /* since this netd's start */
     struct link *link; /* local; NULL: none */
     uint64_t link_id;
     struct buf out; /* another node's: this turn's messages */
@@ -62,7 +63,8 @@ struct router {
     const struct config *config;
     const struct log *log;
     uint64_t own_boot, now_ms;
-    uint64_t origin; /* 0: one node, no order is kept beyond the links' */
+    uint64_t started_ms; /* the first turn */
+    uint64_t origin;     /* 0: one node, no order is kept beyond the links' */
     struct router_callbacks callbacks;
     uint32_t route_count;
     uint32_t first_route; /* whose turn it is to send first */
@@ -92,7 +94,8 @@ void route_release(struct route *route);
 /* Whom to ask; NULL: nobody now. */
 struct target *route_append_target(struct route *route, uint64_t now_ms);
 struct target *route_read_target(struct route *route, const struct call *call, uint64_t now_ms);
-/* Every replica that is up has said not long ago that it sees no quorum. */
+/* Every replica that is up has said not long ago that it sees no quorum; and this netd has run for
+ * long enough to tell. */
 bool route_has_no_quorum(const struct route *route, uint64_t now_ms);
 /* A fail_reply's hint. */
 void route_learn_leader(struct route *route, uint64_t leader, uint64_t term);

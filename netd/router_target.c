@@ -8,6 +8,10 @@
 
 /* A process that has ended is there again, or its node says who leads, within about so long. */
 #define LOST_REST_MS 100u
+/* A node that has just begun takes clients before its links to the others are there, and when all
+ * begin at once nobody leads yet: that is no reason to refuse. Links take about a second, an
+ * election one more. */
+#define APPEAR_MS 3000u
 
 static void on_up(void *ctx, struct link *link);
 static void on_down(void *ctx, struct link *link);
@@ -144,6 +148,8 @@ bool route_is_up(const struct route *route)
 bool route_has_no_quorum(const struct route *route, uint64_t now_ms)
 {
     bool any = false;
+    if (now_ms - route->router->started_ms < APPEAR_MS)
+        return false;
     for (uint32_t i = 0; i < route->target_count; i++) {
         const struct target *target = &route->targets[i];
         if (target->up && now_ms >= target->no_quorum_until_ms)

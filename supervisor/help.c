@@ -11,7 +11,7 @@ static const char general[] =
     "Usage:\n"
     "  sierradb [OPTIONS]                start a node and run until SIGTERM or SIGINT\n"
     "  sierradb status [--json]          processes of a running node: pid, uptime, restarts, "
-    "rates, memory\n"
+    "rates, memory; is it ready\n"
     "  sierradb cluster status [--json]  all nodes as a running one sees them: who leads, who "
     "lags, "
     "what is wrong\n"
@@ -71,7 +71,12 @@ static const struct {
                "leads, as far as it knows\n"
                "  LAG        committed entries that it hasn't got yet, as of about a second ago\n"
                "\n"
-               "--json prints the same, and each process's own counters, as JSON.\n"
+               "What keeps the node from being ready for clients stands below, in words. A bucket "
+               "that is down for good or\n"
+               "damaged keeps it from nothing, nor does a quorum that got lost.\n"
+               "\n"
+               "--json prints the same, each process's own counters, and \"ready\" of the node and "
+               "of each process, as JSON.\n"
                "Exit status: 0 a node runs; 1 none does.\n"},
     {"cluster",
      "Usage: sierradb cluster status [--json] [-d DIR | -c FILE]\n"

@@ -1,9 +1,11 @@
 /* The supervisor's shell: libuv and links bring events, supervisor.c decides, this file does. */
 #include "supervisor/node.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -18,6 +20,7 @@
 /* A second signal so much later means it: kill. */
 #define STOP_TWICE_MS_MIN 1000
 
+static void raise_open_files(struct node *node);
 static enum err prepare_node(struct node *node, struct buf *error);
 static void init_supervisor(struct node *node);
 static void start_loop(struct node *node);
@@ -36,6 +39,7 @@ _Noreturn void node_run(const struct config *config)
     snprintf(node->log.proc, sizeof node->log.proc, "supervisor");
     log_level_parse(config->log_level, &node->log.level);
     ASSERT(uv_loop_init(&node->loop) == 0);
+    raise_open_files(node);
     struct buf error = {0};
     enum err err = prepare_node(node, &error);
     if (err != ERR_OK) {
@@ -47,6 +51,20 @@ _Noreturn void node_run(const struct config *config)
     supervisor_start(&node->supervisor, node_now_ms());
     uv_run(&node->loop, UV_RUN_DEFAULT);
     abort(); /* it ends in turn() */
+}
+
+/* Shells and service managers keep the soft limit low for programs that use select(); none of ours
+ * does. The children inherit it, and netd says where even the hard limit is too low. */
+static void raise_open_files(struct node *node)
+{
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur == files.rlim_max)
+        return;
+    rlim_t before = files.rlim_cur;
+    files.rlim_cur = files.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &files) != 0)
+        log_warn(&node->log, "files.not_raised", "soft=%lu hard=%lu error=\"%s\"", before,
+                 files.rlim_max, strerror(errno));
 }
 
 static uint64_t wall_ms(void)

@@ -5,7 +5,11 @@
 
 #include "common/assert.h"
 #include "supervisor/node_internal.h"
+#include "supervisor/ready.h"
 
+static void add_readiness(const struct node *node, json_t *status);
+static enum readiness readiness_of(const struct node *node, unsigned number,
+                                   char why[static READY_WHY_LEN]);
 static json_t *process_status(const struct node *node, unsigned number);
 static void add_replica(const struct node *node, const struct supervised *c, struct span text,
                         json_t *status);
@@ -64,11 +68,51 @@ json_t *report_status(const struct node *node)
         state = "starting";
     char id[UUID_TEXT_LEN];
     uuid_format(&node->cluster_id, id);
-    return json_pack("{s:b, s:s, s:s, s:s%, s:s, s:s, s:i, s:o}", "ok", 1, "version",
-                     SIERRADB_VERSION, "state", state, "cluster_id", id, (size_t)UUID_TEXT_LEN,
-                     "dir", node->config->dir, "client_address",
-                     node->config->network.client_address, "node", (int)node->config->node.index,
-                     "processes", processes);
+    json_t *status = json_pack(
+        "{s:b, s:s, s:s, s:s%, s:s, s:s, s:i}", "ok", 1, "version", SIERRADB_VERSION, "state",
+        state, "cluster_id", id, (size_t)UUID_TEXT_LEN, "dir", node->config->dir, "client_address",
+        node->config->network.client_address, "node", (int)node->config->node.index);
+    ASSERT(status != NULL);
+    add_readiness(node, status);
+    json_object_set_new(status, "processes", processes);
+    return status;
+}
+
+/* "ready", and in words what it waits for. */
+static void add_readiness(const struct node *node, json_t *status)
+{
+    const struct supervisor *s = &node->supervisor;
+    json_t *waits_for = json_array();
+    ASSERT(waits_for != NULL);
+    char why[READY_WHY_LEN];
+    if (s->stopping != STOP_NONE)
+        json_array_append_new(waits_for, json_string("the node is stopping"));
+    for (unsigned i = 0; i < s->count && s->stopping == STOP_NONE; i++) {
+        if (readiness_of(node, i, why) == READY_SOON)
+            json_array_append_new(waits_for, json_string(why));
+    }
+    json_object_set_new(status, "ready", json_boolean(json_array_size(waits_for) == 0));
+    json_object_set_new(status, "waits_for", waits_for);
+}
+
+static enum readiness readiness_of(const struct node *node, unsigned number,
+                                   char why[static READY_WHY_LEN])
+{
+    const struct supervised *c = &node->supervisor.children[number];
+    const struct child_stats *stats = &node->children[number].stats;
+    struct span text = buf_span(&stats->text);
+    uint64_t level = 0, stale = 0, damaged = 0;
+    struct ready_word word = {
+        .answers = !stats->unanswered_logged,
+        .replicated = c->kind == CHILD_BUCKETD && node->config->node.count > 1,
+        .told = find_stat(text, "ready", &level),
+    };
+    find_stat(text, "stale", &stale);
+    find_stat(text, "damaged", &damaged);
+    word.level = level != 0;
+    word.stale = stale != 0;
+    word.damaged = damaged != 0;
+    return ready_process(c, &word, why);
 }
 
 static json_t *process_status(const struct node *node, unsigned number)
@@ -87,6 +131,11 @@ static json_t *process_status(const struct node *node, unsigned number)
         json_object_set_new(status, "link",
                             json_string(c->introduction == INTRODUCTION_UP ? "up" : "down"));
     }
+    char why[READY_WHY_LEN];
+    bool ready = readiness_of(node, number, why) == READY;
+    json_object_set_new(status, "ready", json_boolean(ready));
+    if (!ready)
+        json_object_set_new(status, "waits_for", json_string(why));
     if (child->process != NULL) {
         int pid = process_pid(child->process);
         json_object_set_new(status, "pid", json_integer(pid));

@@ -54,6 +54,9 @@ void status_print(const json_t *status, struct buf *out)
     }
     table_print(&table, out);
     table_release(&table);
+    const json_t *waits_for = json_object_get(status, "waits_for");
+    for (size_t i = 0; i < json_array_size(waits_for); i++)
+        buf_printf(out, "! not ready: %s\n", json_string_value(json_array_get(waits_for, i)));
 }
 
 static void fill_row(const json_t *process, char row[COLUMNS][TABLE_CELL_LEN])

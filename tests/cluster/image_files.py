@@ -8,6 +8,8 @@ import re
 
 import yaml
 
+import image_schema
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 DEPLOY = os.path.join(ROOT, "deploy")
 LABEL = "app.kubernetes.io/name"
@@ -71,21 +73,27 @@ def target_port(text):
 
 # --- Compose ----------------------------------------------------------------------------------------------
 
-def check_service(name, service, document, facts, problems):
+def check_image(name, service, problems):
+    """What holds for everything that is started from the image."""
     build = service.get("build", {})
     context = os.path.normpath(os.path.join(DEPLOY, build.get("context", "none")))
     problems.unless(os.path.isfile(os.path.join(context, build.get("dockerfile", "none"))), f"{name}: no Dockerfile")
     problems.unless(service.get("image") == "sierradb", f"{name}: image")
-    problems.unless(service.get("restart") == "unless-stopped", f"{name}: restart")
-    problems.unless(seconds(service.get("stop_grace_period")) > 2 * facts.stop_seconds, f"{name}: stop_grace_period")
     problems.unless(service.get("read_only") is True, f"{name}: read_only")
     problems.unless(service.get("cap_drop") == ["ALL"], f"{name}: cap_drop")
     problems.unless("no-new-privileges:true" in service.get("security_opt", []), f"{name}: security_opt")
+
+
+def check_service(name, service, document, facts, problems):
+    check_image(name, service, problems)
+    problems.unless(service.get("restart") == "unless-stopped", f"{name}: restart")
+    problems.unless(seconds(service.get("stop_grace_period")) > 2 * facts.stop_seconds, f"{name}: stop_grace_period")
     problems.unless("healthcheck" not in service, f"{name}: the image brings its own healthcheck")
     for key in service.get("environment", {}):
         problems.unless(key in facts.keys, f"{name}: {key} is no configuration key")
     mounts = [mount.split(":") for mount in service.get("volumes", [])]
-    problems.unless([mount[1] for mount in mounts] == [facts.volume], f"{name}: the data isn't on a volume")
+    problems.unless([mount[1] for mount in mounts if mount[2:] != ["ro"]] == [facts.volume],
+                    f"{name}: the data isn't on a volume")
     for mount in mounts:
         problems.unless(mount[0] in document.get("volumes", {}), f"{name}: volume {mount[0]} isn't declared")
     return mounts[0][0] if mounts else None
@@ -106,8 +114,9 @@ def check_compose_single(documents, facts):
 def check_compose_cluster(documents, facts):
     problems = Problems()
     problems.unless(len(documents) == 1, "one document")
-    services = documents[0].get("services", {})
-    problems.unless(len(services) == 3, "three services")
+    services = dict(documents[0].get("services", {}))
+    maker = services.pop("secret", {})
+    problems.unless(len(services) == 3, "three nodes")
     peers = ",".join(f"{name}:{facts.cluster}" for name in services)
     volumes, published = [], []
     for index, (name, service) in enumerate(services.items()):
@@ -115,15 +124,37 @@ def check_compose_cluster(documents, facts):
         environment = service.get("environment", {})
         problems.unless(environment.get("SIERRADB_NODE_INDEX") == index, f"{name}: node.index")
         problems.unless(environment.get("SIERRADB_NETWORK_PEERS") == peers, f"{name}: peers, expected {peers}")
-        problems.unless(re.fullmatch(r"\$\{SIERRADB_CLUSTER_SECRET:\?.*SIERRADB_CLUSTER_SECRET.*\}",
-                                     str(environment.get("SIERRADB_CLUSTER_SECRET"))),
-                        f"{name}: a missing secret must be an error that names it")
+        check_secret_of(name, service, maker, facts, problems)
         for host, container in map(target_port, service.get("ports", [])):
             problems.unless(container == facts.client, f"{name}: only clients' port is published")
             published.append(host)
     problems.unless(published == [9091, 9092, 9093], f"published ports {published}")
     problems.unless(len(set(volumes)) == len(volumes), "two nodes on one volume")
+    check_secret_maker(maker, facts, problems)
     return problems
+
+
+def check_secret_of(name, service, maker, facts, problems):
+    """Made by a service of its own, which has ended by then; the user's own one comes first."""
+    environment = service.get("environment", {})
+    problems.unless(environment.get("SIERRADB_CLUSTER_SECRET") == "${SIERRADB_CLUSTER_SECRET:-}", f"{name}: secret")
+    volume = str(maker.get("volumes", [""])[0]).split(":")[0]
+    mounts = [mount.split(":") for mount in service.get("volumes", [])]
+    folders = [mount[1] for mount in mounts if mount[0] == volume and mount[2:] == ["ro"]]
+    made = re.search(rf"mv {facts.volume}/\S+ {facts.volume}/(\w+)", str(maker.get("entrypoint")))
+    problems.unless(made and [environment.get("SIERRADB_CLUSTER_SECRET_FILE")] ==
+                    [f"{folder}/{made[1]}" for folder in folders], f"{name}: where the secret's file is")
+    problems.unless(service.get("depends_on") == {"secret": {"condition": "service_completed_successfully"}},
+                    f"{name}: it doesn't wait for the secret")
+
+
+def check_secret_maker(maker, facts, problems):
+    check_image("secret", maker, problems)
+    problems.unless("umask 077" in str(maker.get("entrypoint")), "secret: others may read it")
+    problems.unless(maker.get("network_mode") == "none" and "ports" not in maker, "secret: it needs no network")
+    problems.unless(maker.get("healthcheck") == {"disable": True}, "secret: it is no node")
+    problems.unless([mount.split(":")[1] for mount in maker.get("volumes", [])] == [facts.volume],
+                    "secret: only a volume at the image's own folder may be written by its user")
 
 
 # --- Kubernetes -------------------------------------------------------------------------------------------
@@ -132,7 +163,9 @@ API = {"Service": "v1", "PodDisruptionBudget": "policy/v1", "StatefulSet": "apps
 
 
 def check_kubernetes(documents, facts):
-    problems = Problems()
+    problems = Problems(image_schema.check(documents))
+    if problems:
+        return problems  # what follows trusts in fields and types
     kinds = [document.get("kind") for document in documents]
     problems.unless(sorted(kinds) == ["PodDisruptionBudget", "Service", "Service", "StatefulSet"], f"kinds {kinds}")
     for kind, document in zip(kinds, documents):
@@ -156,6 +189,8 @@ def check_kubernetes(documents, facts):
         problems.unless(0 < budget.get("maxUnavailable", 0) <= (spec["replicas"] - 1) // 2, "maxUnavailable")
     check_environment(sets[0], container, services, facts, problems)
     check_volumes(spec, pod, container, facts, problems)
+    check_secret(pod, container, problems)
+    check_spread(pod, labels, problems)
     check_probes(pod, container, facts, problems)
     check_rights(pod, container, facts, problems)
     return problems
@@ -188,11 +223,27 @@ def check_environment(document, container, services, facts, problems):
     problems.unless(variables.get("SIERRADB_NETWORK_PEERS", {}).get("value") == peers, f"peers, expected {peers}")
     index = variables.get("SIERRADB_NODE_INDEX", {}).get("valueFrom", {}).get("fieldRef", {})
     problems.unless(index.get("fieldPath") == "metadata.labels['apps.kubernetes.io/pod-index']", "node.index")
-    secret = variables.get("SIERRADB_CLUSTER_SECRET", {})
-    reference = secret.get("valueFrom", {}).get("secretKeyRef", {})
-    problems.unless("value" not in secret and reference.get("name") and reference.get("key"), "the secret's reference")
-    problems.unless(f"create secret generic {reference.get('name')} --from-literal={reference.get('key')}=" in
+    problems.unless("SIERRADB_CLUSTER_SECRET" not in variables, "the secret is in the environment")
+
+
+def check_secret(pod, container, problems):
+    """A file of a mode that sierradb takes, made as the manifest's head says."""
+    path = next((v.get("value", "") for v in container["env"] if v["name"] == "SIERRADB_CLUSTER_SECRET_FILE"), "")
+    mounts = [mount for mount in container["volumeMounts"] if mount["mountPath"] == os.path.dirname(path)]
+    problems.unless(len(mounts) == 1 and mounts[0].get("readOnly") is True, "the secret's mount")
+    names = [mount["name"] for mount in mounts]
+    secret = next((v["secret"] for v in pod.get("volumes", []) if v["name"] in names and "secret" in v), {})
+    problems.unless(secret.get("defaultMode") == 0o400, "the secret's mode")
+    problems.unless(f"create secret generic {secret.get('secretName')} --from-literal={os.path.basename(path)}=" in
                     read("deploy", "kubernetes.yaml"), "how to make the secret isn't said")
+
+
+def check_spread(pod, labels, problems):
+    """A machine that is lost takes one node with it, where there are enough machines."""
+    spread = pod.get("topologySpreadConstraints", [{}])[0]
+    problems.unless(spread.get("topologyKey") == "kubernetes.io/hostname" and spread.get("maxSkew") == 1,
+                    "nodes may share a machine")
+    problems.unless(spread.get("labelSelector", {}).get("matchLabels") == labels, "the spread's selector")
 
 
 def check_volumes(spec, pod, container, facts, problems):
@@ -257,6 +308,12 @@ MISTAKES = [
      "node1:9190,node0:9190,node2:9190"),
     ("docker-compose.yml", (0, "services", "node2", "environment", "SIERRADB_CLUSTER_SECRET"),
      "${SIERRADB_CLUSTER_SECRET:-secret}"),
+    ("docker-compose.yml", (0, "services", "node2", "environment", "SIERRADB_CLUSTER_SECRET_FILE"), "/secret/other"),
+    ("docker-compose.yml", (0, "services", "node2", "volumes", 1), "secret:/secret"),
+    ("docker-compose.yml", (0, "services", "node2", "depends_on"), ["secret"]),
+    ("docker-compose.yml", (0, "services", "secret", "network_mode"), None),
+    ("docker-compose.yml", (0, "services", "secret", "volumes", 0), "secret:/secret"),
+    ("docker-compose.yml", (0, "services", "secret", "entrypoint", 2), "mv /data/new /data/cluster"),
     ("docker-compose.yml", (0, "services", "node2", "environment", "SIERRADB_NODE_COUNTS"), 3),
     ("docker-compose.yml", (0, "services", "node2", "volumes", 0), "data1:/data"),
     ("docker-compose.yml", (0, "services", "node2", "ports", 0), "9092:9090"),
@@ -276,13 +333,29 @@ MISTAKES = [
     ("kubernetes.yaml", (3, "spec", "template", "metadata", "labels", LABEL), "other"),
     ("kubernetes.yaml", (3, "spec", "template", "spec", "terminationGracePeriodSeconds"), 20),
     ("kubernetes.yaml", (3, "spec", "template", "spec", "securityContext", "fsGroup"), 1000),
-    ("kubernetes.yaml", (3, "spec", "template", "spec", "volumes", 0, "name"), "sockets"),
+    ("kubernetes.yaml", (3, "spec", "template", "spec", "volumes", 1, "name"), "sockets"),
     ("kubernetes.yaml", (3, "spec", "volumeClaimTemplates", 0, "metadata", "name"), "datas"),
     ("kubernetes.yaml", (3, "spec", "template", "spec", "containers", 0, "env", 0, "valueFrom", "fieldRef",
                          "fieldPath"), "metadata.name"),
-    ("kubernetes.yaml", (3, "spec", "template", "spec", "containers", 0, "env", 2, "value"), "secret"),
-    ("kubernetes.yaml", (3, "spec", "template", "spec", "containers", 0, "env", 2, "valueFrom", "secretKeyRef",
-                         "name"), "other"),
+    ("kubernetes.yaml", (3, "spec", "template", "spec", "containers", 0, "env", 2, "value"), "/etc/sierradb/other"),
+    ("kubernetes.yaml", (3, "spec", "template", "spec", "containers", 0, "env", 2),
+     {"name": "SIERRADB_CLUSTER_SECRET", "value": "secret"}),
+    ("kubernetes.yaml", (3, "spec", "template", "spec", "volumes", 0, "secret", "secretName"), "other"),
+    ("kubernetes.yaml", (3, "spec", "template", "spec", "volumes", 0, "secret", "defaultMode"), 0o444),
+    ("kubernetes.yaml", (3, "spec", "template", "spec", "containers", 0, "volumeMounts", 2, "readOnly"), None),
+    ("kubernetes.yaml", (3, "spec", "template", "spec", "topologySpreadConstraints"), None),
+    ("kubernetes.yaml", (0, "spec", "publishNotReady"), True),
+    ("kubernetes.yaml", (1, "metadata", "name"), "sierradb_1"),
+    ("kubernetes.yaml", (1, "spec", "ports", 0, "port"), 90900),
+    ("kubernetes.yaml", (3, "spec", "replicas"), "3"),
+    ("kubernetes.yaml", (3, "spec", "selector"), None),
+    ("kubernetes.yaml", (3, "spec", "template", "spec", "terminationGracePeriodSecond"), 60),
+    ("kubernetes.yaml", (3, "spec", "template", "spec", "automountServiceAccountToken"), "no"),
+    ("kubernetes.yaml", (3, "spec", "template", "spec", "containers", 0, "resources", "limits", "memory"), "2 GiB"),
+    ("kubernetes.yaml", (3, "spec", "template", "spec", "containers", 0, "livenessProbe", "exec", "command"),
+     "sierradb-health live"),
+    ("kubernetes.yaml", (3, "spec", "template", "spec", "containers", 0, "env", 3, "value"), 1),
+    ("kubernetes.yaml", (3, "spec", "template", "spec", "volumes", 1, "emptyDir", "medium"), 1),
     ("kubernetes.yaml", (3, "spec", "template", "spec", "containers", 0, "env", 3, "value"), "/run"),
     ("kubernetes.yaml", (3, "spec", "template", "spec", "containers", 0, "readinessProbe", "exec", "command", 1),
      "live"),
@@ -328,11 +401,15 @@ def cluster_environments():
     secret = "0123456789abcdef0123456789abcdef"
     found = []
     for name, service in load("docker-compose.yml")[0]["services"].items():
+        if "environment" not in service:
+            continue  # no node: it makes the secret
         environment = dict(service["environment"], SIERRADB_CLUSTER_SECRET=secret, SIERRADB_NETWORK_PASSWORD="")
         found.append((name, {key: str(value) for key, value in environment.items()}))
     spec = next(document for document in load("kubernetes.yaml") if document["kind"] == "StatefulSet")["spec"]
     variables = spec["template"]["spec"]["containers"][0]["env"]
     for index in range(spec["replicas"]):
-        told = {"SIERRADB_NODE_INDEX": str(index), "SIERRADB_CLUSTER_SECRET": secret}
-        found.append((f"pod {index}", {v["name"]: v.get("value", told.get(v["name"])) for v in variables}))
+        told = {"SIERRADB_NODE_INDEX": str(index)}
+        environment = {v["name"]: v.get("value", told.get(v["name"])) for v in variables}
+        # In place of the file, which isn't here.
+        found.append((f"pod {index}", dict(environment, SIERRADB_CLUSTER_SECRET=secret)))
     return found

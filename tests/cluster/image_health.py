@@ -1,5 +1,6 @@
 """deploy/sierradb-health against a `sierradb` that says what the test wants, and a port that answers as it wants."""
 
+import json
 import os
 import socket
 import subprocess
@@ -8,8 +9,6 @@ import threading
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SCRIPT = os.path.join(ROOT, "deploy", "sierradb-health")
-PROCESS_STATES = {"up": "up", "starting": "degraded", "backoff": "degraded", "down": "degraded",
-                  "stopping": "stopping"}
 
 
 class Port:
@@ -43,22 +42,12 @@ class Port:
             connection.close()
 
 
-def status(address, bucket_state):
-    return f'''{{
-  "version": "0",
-  "state": "{PROCESS_STATES[bucket_state]}",
-  "client_address": "{address}",
-  "processes": [
-    {{
-      "name": "netd",
-      "state": "up"
-    }},
-    {{
-      "name": "bucketd-0",
-      "state": "{bucket_state}"
-    }}
-  ]
-}}'''
+def status(address, waits_for=(), bucket_ready=True):
+    """As jansson indents it: one bucket may well be unready in a node that is ready."""
+    return json.dumps({
+        "version": "0", "state": "up", "client_address": address, "ready": not waits_for, "waits_for": list(waits_for),
+        "processes": [{"name": "netd", "state": "up", "ready": True},
+                      {"name": "bucketd-0", "state": "up", "ready": bucket_ready}]}, indent=2)
 
 
 def run(word, script):
@@ -84,29 +73,30 @@ def check(result):
 
     port = Port(b"+PONG\r\n")
     here = f"0.0.0.0:{port.number}"
-    expect(["live"], says(status(here, "up")), True, "live")
-    expect(["ready"], says(status(here, "up")), True, "ready")
-    expect([], says(status(here, "up")), True, "ready")
-    for state in ("starting", "stopping"):
-        expect(["live"], says(status(here, state)), True, "live")
-        expect(["ready"], says(status(here, state)), False, f"a process is {state}")
-    for state in ("backoff", "down"):
-        expect(["ready"], says(status(here, state)), True, "ready")
+    expect(["live"], says(status(here)), True, "live")
+    expect(["ready"], says(status(here)), True, "ready")
+    expect([], says(status(here)), True, "ready")
+    for waits_for in (["bucketd-0 is starting"], ["bucketd-0 is starting", "bucketd-1 isn't up to date yet"]):
+        expect(["live"], says(status(here, waits_for)), True, "live")
+        for ready in (True, False):
+            expect(["ready"], says(status(here, waits_for, ready)), False, "not ready: " + ", ".join(waits_for))
+    expect(["ready"], says(status(here, bucket_ready=False)), True, "ready")
+    expect(["ready"], says(f'{{\n  "client_address": "{here}"\n}}'), False, "doesn't say")
     expect(["ready"], says("no node runs on /data", 1), False, "no node runs")
     expect(["live"], "exec sleep 60\n", False, "no status")
     expect(["live"], says("{}"), False, "client_address")
-    expect(["lively"], says(status(here, "up")), False, "usage")
+    expect(["lively"], says(status(here)), False, "usage")
     result.expect(set(port.lines) == {b"PING\r\n"}, f"what was asked: {set(port.lines)}")
     port.close()
-    expect(["live"], says(status(here, "up")), False, "no answer to PING")
+    expect(["live"], says(status(here)), False, "no answer to PING")
     for answer, well, part in ((b"-NOAUTH Authentication required.\r\n", True, "live"),
                                (b"-ERR max number of clients reached\r\n", False, "max number"),
                                (b"", False, "no answer"), (None, False, "no answer")):
         port = Port(answer)
-        expect(["live"], says(status(f"127.0.0.1:{port.number}", "up")), well, part)
+        expect(["live"], says(status(f"127.0.0.1:{port.number}")), well, part)
         port.close()
     if socket.has_ipv6 and os.path.exists("/proc/net/if_inet6"):
         port = Port(b"+PONG\r\n", "::1")
-        expect(["live"], says(status(f"[::]:{port.number}", "up")), True, "live")
-        expect(["live"], says(status(f"[::1]:{port.number}", "up")), True, "live")
+        expect(["live"], says(status(f"[::]:{port.number}")), True, "live")
+        expect(["live"], says(status(f"[::1]:{port.number}")), True, "live")
         port.close()

@@ -10,6 +10,8 @@
 import argparse
 import json
 import os
+import random
+import re
 import shutil
 import subprocess
 import sys
@@ -25,9 +27,10 @@ from support.report import Result  # noqa: E402
 
 import image_files  # noqa: E402
 import image_health  # noqa: E402
+import image_scenarios  # noqa: E402
+from image_cluster import IMAGE, compose_tool, inspect, run  # noqa: E402
 
 ROOT = image_files.ROOT
-IMAGE = "sierradb"
 BASE = "debian:bookworm-slim"
 PROJECT = f"sierradb-image-test-{os.getpid()}"
 SIZE_MB_MAX = 150
@@ -41,9 +44,15 @@ def main():
     parser = argparse.ArgumentParser(prog="tests/cluster/image")
     parser.add_argument("--forms-only", action="store_true", help="only what needs no Docker")
     parser.add_argument("--no-build", action="store_true", help=f"take the image {IMAGE} as it is")
-    parser.add_argument("--port", type=int, default=9590)
+    parser.add_argument("--port", type=int, default=9590, help="the first of four")
+    parser.add_argument("--cluster", nargs="*", metavar="SCENARIO",
+                        help=f"only three nodes under load, or these of {', '.join(image_scenarios.SCENARIOS)}")
+    parser.add_argument("--seed", type=int, default=None)
     options = parser.parse_args()
     result = Result()
+    if options.cluster is not None:
+        result.run(lambda: clusters(options, result))
+        result.finish()
     result.run(lambda: image_files.check(result))
     result.run(lambda: image_health.check(result))
     if not options.forms_only:
@@ -52,22 +61,21 @@ def main():
             result.run(lambda: configurations(result))
             result.run(lambda: composed(options, result))
             result.run(lambda: compose_files(result))
+            result.run(lambda: made_secret(result))
+            result.run(lambda: clusters(options, result))
     result.finish()
 
 
-def run(*command, check=True, timeout=120, env=None, **more):
-    """Output of a command as text; with check=False the finished process."""
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **(env or {})}, timeout=timeout, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, **more)
-    if not check:
-        return done
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)}: exit status {done.returncode}\n{done.stdout[-3000:]}")
-    return done.stdout.strip()
+def clusters(options, result):
+    seed = random.SystemRandom().randrange(2**31) if options.seed is None else options.seed
+    unknown = set(options.cluster or []) - set(image_scenarios.SCENARIOS)
+    result.expect(not unknown, f"no scenario {' '.join(unknown)}")
+    names = options.cluster or image_scenarios.runnable()
+    for name in sorted(image_scenarios.SCENARIOS.keys() - set(names)) if not options.cluster else []:
+        print(f"not run, it needs root: {name}")
+    print(f"three nodes under load, seed {seed}", flush=True)
+    image_scenarios.check(result, PROJECT, options.port + 1, seed, names)
 
-
-def inspect(what, path):
-    return json.loads(run("docker", "inspect", "--format", "{{json " + path + "}}", what))
 
 
 # --- The build --------------------------------------------------------------------------------------------
@@ -123,7 +131,7 @@ def in_image(*arguments, options=()):
     try:
         return run("docker", "run", "--rm", "--name", PROJECT, *options, IMAGE, *arguments, check=False, timeout=60)
     except subprocess.TimeoutExpired:
-        run("docker", "rm", "-f", PROJECT)
+        run("docker", "rm", "-f", "-v", PROJECT)
         raise
 
 
@@ -191,9 +199,29 @@ def configurations(result):
         done = in_image("--check-config", options=environment_options(environment))
         result.expect(done.returncode == 0, f"{name}: {done.stdout}")
         del environment["SIERRADB_CLUSTER_SECRET"]
+        path = environment["SIERRADB_CLUSTER_SECRET_FILE"]
         done = in_image("--check-config", options=environment_options(environment))
-        result.expect(done.returncode == 1 and "cluster.secret" in done.stdout,
+        result.expect(done.returncode == 1 and f"got '{path}': No such file" in done.stdout,
                       f"{name} without a secret: {done.returncode} {done.stdout}")
+    if os.geteuid() == 0:
+        mounted_secret(environment, path, result)
+
+
+def mounted_secret(environment, path, result):
+    """As Kubernetes mounts it for an fsGroup: of root and that group, mode 0440."""
+    user = image_files.Facts().user
+    with tempfile.TemporaryDirectory(prefix="sierradb-image-") as folder:
+        os.chmod(folder, 0o755)
+        file = os.path.join(folder, os.path.basename(path))
+        with open(file, "w", encoding="utf-8") as out:
+            out.write("0123456789abcdef0123456789abcdef")
+        os.chown(file, 0, user)
+        for mode, well in ((0o440, True), (0o444, False)):
+            os.chmod(file, mode)
+            done = in_image("--check-config", options=("-v", f"{folder}:{os.path.dirname(path)}:ro",
+                                                       *environment_options(environment)))
+            result.expect((done.returncode == 0) == well and (well or "nobody else may use" in done.stdout),
+                          f"a mounted secret of mode {mode:o}: {done.returncode} {done.stdout}")
 
 
 def environment_options(environment):
@@ -203,18 +231,29 @@ def environment_options(environment):
 # --- One node by compose ----------------------------------------------------------------------------------
 
 def compose(*words, file="docker-compose.single.yml", check=True, env=None):
-    tool = ("docker-compose",) if shutil.which("docker-compose") else ("docker", "compose")
-    return run(*tool, "-p", PROJECT, "-f", os.path.join(ROOT, "deploy", file), *words, check=check, env=env)
+    return run(*compose_tool(), "-p", PROJECT, "-f", os.path.join(ROOT, "deploy", file), *words, check=check, env=env)
 
 
 def compose_files(result):
-    env = {"SIERRADB_CLUSTER_SECRET": ""}
     for name in ("docker-compose.single.yml", "docker-compose.yml"):
-        done = compose("config", "-q", file=name, check=False, env={"SIERRADB_CLUSTER_SECRET": "x" * 32})
+        done = compose("config", "-q", file=name, check=False)
         result.expect(done.returncode == 0, f"{name}: {done.stdout}")
-    done = compose("config", "-q", file="docker-compose.yml", check=False, env=env)
-    result.expect(done.returncode != 0 and "SIERRADB_CLUSTER_SECRET must be set" in done.stdout,
-                  f"compose without a secret: {done.returncode} {done.stdout}")
+
+
+def made_secret(result):
+    """The cluster's secret: made once, for the nodes' user alone, and kept."""
+    def look():
+        return in_image("-c", "stat -c %a:%u /data/cluster && cat /data/cluster",
+                        options=("--entrypoint", "sh", "-v", f"{PROJECT}_secret:/data:ro")).stdout.split("\n")
+    user = image_files.Facts().user
+    try:
+        compose("run", "--rm", "secret", file="docker-compose.yml")
+        first = look()
+        result.expect(first[0] == f"600:{user}" and re.fullmatch("[0-9a-f]{64}", first[1]), f"the secret: {first}")
+        compose("run", "--rm", "secret", file="docker-compose.yml")
+        result.expect(look() == first, "the secret is another one at the second time")
+    finally:
+        compose("down", "-v", file="docker-compose.yml")
 
 
 def composed(options, result):

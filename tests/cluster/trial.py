@@ -118,10 +118,13 @@ class Clients:
 
 
 class Trial:
-    def __init__(self, base, network, seed, result, config=None, long=False, tmpfs=None, build=None, writers=16,
-                 readers=3, subscribers=6, probers=None, pause_ms=25.0, probe_ms=30.0, hot=0.35, timeout_s=4.0):
+    """cluster: one that is not of processes on this machine; the network is where its clients find it."""
+
+    def __init__(self, base, network, seed, result, config=None, long=False, tmpfs=None, build=None, cluster=None,
+                 writers=16, readers=3, subscribers=6, probers=None, pause_ms=25.0, probe_ms=30.0, hot=0.35,
+                 timeout_s=4.0):
         self.base, self.seed, self.result, self.long = base, seed, result, long
-        self.cluster = Cluster(network, base, config, build, tmpfs)
+        self.cluster = cluster or Cluster(network, base, config, build, tmpfs)
         self.clients = []
         probers = BUCKETS * network.count if probers is None else probers
         self.load = {"w": {"writers": writers, "readers": readers, "probers": probers},

@@ -88,14 +88,16 @@ class StartError(Exception):
 
 
 class Node:
-    """config: dotted keys, given as SIERRADB_<SECTION>_<KEY>; args: further command line."""
+    """config: dotted keys, given as SIERRADB_<SECTION>_<KEY>; args: further command line; prefix: what runs it."""
 
-    def __init__(self, data_dir, port, config=None, build=None, args=(), wait=True, password=None, log_path=None):
+    def __init__(self, data_dir, port, config=None, build=None, args=(), wait=True, password=None, log_path=None,
+                 prefix=()):
         self.build = build or build_dir()
         self.dir = str(data_dir)
         self.port = port
         self.config = dict(config or {})
         self.args = list(args)
+        self.prefix = list(prefix)
         self.password = password
         self.process = None
         logs = os.environ.get("SIERRADB_TEST_LOGS")
@@ -125,7 +127,7 @@ class Node:
         assert self.process is None, "already started"
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
-                [self.binary, "-d", self.dir, "--client-address", f"127.0.0.1:{self.port}", *self.args],
+                [*self.prefix, self.binary, "-d", self.dir, "--client-address", f"127.0.0.1:{self.port}", *self.args],
                 env=self.environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True)
         if wait:

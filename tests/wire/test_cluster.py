@@ -238,13 +238,21 @@ def test_all_stop_cleanly(cluster):
     cluster.start()
 
 
+def waits_for(node):
+    """What keeps a node from being ready; itself, where it doesn't tell yet."""
+    done = node.cli("status", "--json", "-d", node.dir, check=False)
+    return json.loads(done.stdout)["waits_for"] if done.returncode == 0 else ["the node"]
+
+
 def test_a_cluster_has_no_quorum_alone(make_cluster):
     """One of three comes up, sees nobody, and says so; the others come, and all is well."""
-    cluster = make_cluster("replication: {election_timeout_ms: 500}\n")
+    cluster = make_cluster("replication: {election_timeout_ms: 500, stale_after_ms: 6000}\n")
     first = cluster.nodes[0].start(wait=False)
     wait_for("it answers", lambda: first.cli("cluster", "status", "-d", first.dir, check=False).returncode == 0)
     wait_for("its buckets are up", lambda: all(
         r["state"] == "up" for b in cluster.report(0)["buckets"] for r in b["replicas"] if r["node"] == 0), 20.0, 0.05)
+    behind = [f"bucketd-{bucket} isn't up to date yet" for bucket in range(BUCKETS)]
+    wait_for("its replicas may be behind for all it knows", lambda: waits_for(first) == behind, 5.0, 0.05)
     report = cluster.report(0)
     assert report["state"] == "unavailable"
     assert [b["leader"] for b in report["buckets"]] == [None] * BUCKETS
@@ -253,7 +261,19 @@ def test_a_cluster_has_no_quorum_alone(make_cluster):
     for node in cluster.nodes[1:]:
         node.start(wait=False)
     cluster.wait_ok()
+    wait_for("all are ready", lambda: all(node.status()["ready"] for node in cluster.nodes), 10.0, 0.05)
     first.stop()
+
+    # A node that had been level stays ready without a quorum, one that comes back is when it may tell of what it has.
+    cluster.nodes[1].stop()
+    report = cluster.report(2)
+    assert report["state"] == "unavailable" and cluster.nodes[2].status()["ready"]
+    cluster.nodes[2].stop()
+    cluster.nodes[2].start(wait=False)
+    wait_for("it says why it isn't ready", lambda: any("isn't up to date yet" in text for text in waits_for(
+        cluster.nodes[2])), 10.0, 0.05)
+    wait_for("it is ready to answer as stale", lambda: waits_for(cluster.nodes[2]) == [], 20.0, 0.05)
+    assert all(row["stats"]["stale"] == 1 for row in cluster.nodes[2].status()["processes"] if row["kind"] == "bucket")
 
     def refused(expected, key, value):
         first.config = {key: value}

@@ -173,6 +173,77 @@ def test_status(own, name):
     wait_for("the events to be counted", counted, 5.0, 0.2)
 
 
+def test_status_tells_whether_the_node_is_ready(tmp_path, next_port):
+    """Not while a bucket still recovers; one that is down for good holds the others back no longer."""
+    slow, broken = tmp_path / "slow", tmp_path / "broken"
+    build = wrapped_build(os.path.abspath(build_dir()), str(tmp_path / "build"), f"""case " $* " in *" --index=1 "*)
+    while [ -e {slow} ]; do sleep 0.02; done; if [ -e {broken} ]; then exit 1; fi;; esac
+exec "$REAL" "$@"
+""")
+    slow.touch()
+    with Node(tmp_path / "data", next_port(), {"supervisor.restart_backoff_ms_max": 100}, build=build,
+              wait=False) as node:
+        def buckets_ready():
+            return {row["index"]: row["ready"] for row in node.status()["processes"] if row["kind"] == "bucket"}
+
+        def ready():
+            done = node.cli("status", "--json", "-d", node.dir, check=False)
+            return done.returncode == 0 and json.loads(done.stdout)["ready"]
+
+        wait_for("three ready buckets", lambda: os.path.exists(os.path.join(node.dir, "run", "control.sock")) and
+                 buckets_ready() == {0: True, 1: False, 2: True, 3: True}, 10.0, 0.05)
+        status = node.status()
+        assert not status["ready"] and status["waits_for"] == ["bucketd-1 is starting"]
+        assert "\n! not ready: bucketd-1 is starting\n" in node.cli("status", "-d", node.dir).stdout
+        slow.unlink()
+        wait_for("a ready node", ready, 10.0, 0.05)
+        assert node.status()["waits_for"] == [] and all(row.get("ready", True) for row in node.status()["processes"])
+        broken.touch()
+        node.kill_child(1)
+        wait_for("the bucket is given up", lambda: "event=process.down process=bucketd-1" in node.log_text(), 10.0)
+        assert ready() and buckets_ready() == {0: True, 1: False, 2: True, 3: True}
+        broken.unlink()
+        wait_for("all is well", lambda: all(buckets_ready().values()), 10.0, 0.05)
+        node.stop()
+
+
+def test_open_files(tmp_path, next_port):
+    """The soft limit of open files is raised to the hard one; where that is too low, clients leave the files alone
+    that links need, and the log says so."""
+    def limited(soft, hard):
+        return ["prlimit", f"--nofile={soft}:{hard}"]
+
+    def netd_limit(node):
+        with open(f"/proc/{node.child('netd')}/limits", encoding="ascii") as file:
+            line = next(line for line in file if line.startswith("Max open files"))
+        return [int(word) for word in line.split()[3:5]]
+
+    config = {"network.max_clients": 1000}
+    with Node(tmp_path / "enough", next_port(), config, prefix=limited(256, 4096)) as node:
+        assert netd_limit(node) == [4096, 4096]
+        assert "clients.limited" not in node.log_text()
+        with node.client() as client:
+            assert "maxclients:1000\r\n" in client.cmd("INFO", "clients").decode()
+        node.stop()
+    with Node(tmp_path / "few", next_port(), config, prefix=limited(200, 300)) as node:
+        assert netd_limit(node) == [300, 300]
+        said = re.search(r"event=clients.limited clients=(\d+) configured=1000 open_files=300 ", node.log_text())
+        assert said, node.log_text()
+        clients_max = int(said[1])
+        assert 100 < clients_max < 300
+        clients = [node.client() for _ in range(clients_max)]
+        assert all(client.cmd("PING") == b"PONG" for client in clients)
+        assert f"maxclients:{clients_max}\r\n" in clients[0].cmd("INFO", "clients").decode()
+        with node.client() as refused:
+            assert refused.reply().text == "ERR max number of clients reached"
+        # There are files left for a bucket that begins anew.
+        node.wait_child_replaced(0, node.kill_child(0))
+        assert clients[0].ok("EPSEQ", "0") is None
+        for client in clients:
+            client.close()
+        node.stop()
+
+
 def test_status_without_a_node(tmp_path):
     done = run("status", "-d", str(tmp_path))
     assert done.returncode != 0 and done.stderr.strip()

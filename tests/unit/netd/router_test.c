@@ -173,6 +173,77 @@ START_TEST(one_that_sees_a_quorum_is_enough)
 }
 END_TEST
 
+/* A node that has just begun: its own replica answers before the links to others are there. */
+START_TEST(a_node_that_begins_waits_for_the_others_to_appear)
+{
+    struct test_call append;
+    world_teardown();
+    world_setup_young(1);
+    world_submit(&append, TAG_append_req, 5);
+    for (unsigned i = 0; i < 5; i++) {
+        refuse_everywhere(ERR_NO_QUORUM);
+        world_pass(300);
+        ck_assert_uint_eq(append.done, 0);
+    }
+    refuse_everywhere(ERR_NO_QUORUM);
+    router_node_state(world.router, world.replicas[1], true);
+    world_flush();
+    struct sent *to = world_next_of(TAG_append_req);
+    ck_assert_uint_eq(to->node, world.replicas[1]);
+    world_stored(to, 0);
+    ck_stored(&append);
+}
+END_TEST
+
+/* All begin at once: nobody leads yet, and nobody sees a quorum. */
+START_TEST(nodes_that_begin_together_wait_for_an_election)
+{
+    struct test_call append;
+    world_teardown();
+    world_setup_young(3);
+    world_submit(&append, TAG_append_req, 5);
+    world_flush();
+    for (unsigned i = 0; i < 20; i++) {
+        refuse_everywhere(ERR_NO_QUORUM);
+        world_pass(100);
+        ck_assert_uint_eq(append.done, 0);
+    }
+    world_stored(world_next_of(TAG_append_req), 0);
+    ck_stored(&append);
+}
+END_TEST
+
+START_TEST(but_not_for_long)
+{
+    struct test_call append;
+    world_teardown();
+    world_setup_young(1);
+    world_submit(&append, TAG_append_req, 5);
+    uint64_t begin_ms = world.now_ms;
+    while (append.done == 0) {
+        refuse_everywhere(ERR_NO_QUORUM);
+        world_pass(100);
+        ck_assert_uint_lt(world.now_ms - begin_ms, 3500);
+    }
+    ck_assert_uint_ge(world.now_ms - begin_ms, 3000);
+    ck_failed(&append, ERR_NO_QUORUM);
+}
+END_TEST
+
+START_TEST(who_was_there_and_went_is_not_waited_for)
+{
+    struct test_call append;
+    for (unsigned i = 1; i < 3; i++)
+        router_node_state(world.router, world.replicas[i], false);
+    world_forget();
+    world_submit(&append, TAG_append_req, 5);
+    world_flush();
+    refuse_everywhere(ERR_NO_QUORUM);
+    world_flush();
+    ck_failed(&append, ERR_NO_QUORUM);
+}
+END_TEST
+
 START_TEST(unknown_is_never_told_as_refused)
 {
     struct test_call unknown, fresh;
@@ -254,6 +325,10 @@ int main(void)
     tcase_add_test(tcase, silent_process_is_left_while_its_node_lives);
     tcase_add_test(tcase, no_quorum_anywhere_fails_at_once);
     tcase_add_test(tcase, one_that_sees_a_quorum_is_enough);
+    tcase_add_test(tcase, a_node_that_begins_waits_for_the_others_to_appear);
+    tcase_add_test(tcase, nodes_that_begin_together_wait_for_an_election);
+    tcase_add_test(tcase, but_not_for_long);
+    tcase_add_test(tcase, who_was_there_and_went_is_not_waited_for);
     tcase_add_test(tcase, unknown_is_never_told_as_refused);
     tcase_add_test(tcase, unsent_call_ends_without_effect);
     tcase_add_test(tcase, what_cannot_leave_is_sent_again);

@@ -54,6 +54,13 @@ static void on_link_state(void *ctx, uint64_t link, bool up)
 
 void world_setup(void)
 {
+    world_setup_young(3);
+    world.now_ms += 3000;
+    router_flush(world.router, world.now_ms);
+}
+
+void world_setup_young(unsigned up)
+{
     world = (struct router_world){.now_ms = 1000};
     config_init(&world.config);
     world.config.bucket.count = 1;
@@ -70,7 +77,7 @@ void world_setup(void)
                                          .on_link_state = on_link_state};
     world.router = router_new(NULL, &world.config, &world.log, 7, &callbacks);
     router_flush(world.router, world.now_ms);
-    for (unsigned i = 0; i < 3; i++)
+    for (unsigned i = 0; i < up; i++)
         router_node_state(world.router, world.replicas[i], true);
 }
 

@@ -37,6 +37,8 @@ extern struct router_world world;
 
 /* All three replicas' nodes are up. */
 void world_setup(void);
+/* Just begun, and only so many of them, the first ones. */
+void world_setup_young(unsigned up);
 void world_teardown(void);
 void world_flush(void);
 /* Time passes; then a tick and a flush. */

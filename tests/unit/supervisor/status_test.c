@@ -65,7 +65,7 @@ START_TEST(replicas_have_columns_of_their_own)
         "{\"name\": \"bucketd-1\", \"state\": \"up\", \"role\": \"follower\", \"term\": 12,"
         " \"leader\": 2, \"lag\": 1234, \"link\": \"up\"},"
         "{\"name\": \"bucketd-3\", \"state\": \"up\", \"role\": \"candidate\", \"term\": 3,"
-        " \"link\": \"up\"}]}",
+        " \"link\": \"up\"}], \"waits_for\": [\"bucketd-3 isn't up to date yet\"]}",
         "sierradb 9, node 0: up, 1.2.3.4:5, data in /d\n"
         "PROCESS    PID  STATE  UPTIME  RESTARTS  EVENTS  APPENDS/S  READS/S  MEMORY  ROLE       "
         "TERM  LEADER   LAG  LINK\n"
@@ -74,7 +74,8 @@ START_TEST(replicas_have_columns_of_their_own)
         "bucketd-1    -  up          -         -       -          -        -       -  follower   "
         "  12       2  1234  up\n"
         "bucketd-3    -  up          -         -       -          -        -       -  candidate  "
-        "   3       -     -  up\n");
+        "   3       -     -  up\n"
+        "! not ready: bucketd-3 isn't up to date yet\n");
 }
 END_TEST
 
