@@ -15,6 +15,7 @@
 #define WARN_MS      60000u
 #define LENGTH_BYTES 4u
 
+static void begin_round(struct dial *dial);
 static void look_up(struct dial *dial);
 static bool literal_address(struct dial *dial);
 static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *list);
@@ -42,8 +43,10 @@ void dial_tick(struct dial *dial, uint64_t now_ms)
     case DIAL_IDLE:
         if (now_ms - dial->since_ms < dial->pause_ms)
             return;
-        if (dial->address_next < dial->address_count || literal_address(dial))
+        if (dial->address_next < dial->address_count)
             connect_next(dial);
+        else if (dial->peer == NULL || literal_address(dial))
+            begin_round(dial);
         else if (dial->wire->resolving < RESOLVE_MAX)
             look_up(dial);
         return;
@@ -95,19 +98,34 @@ static void pause_longer(struct dial *dial)
     dial->pause_ms = min_u64(max_u64(2 * dial->pause_ms, PAUSE_MS_MIN), PAUSE_MS_MAX);
 }
 
-/* --- Names --- */
+/* --- Addresses --- */
 
-/* Puts the address in place of the name's, where it is one. */
+/* What was found for the name, and what else is known by now. Where there is nothing it is looked
+ * again at the next tick, which costs nothing. */
+static void begin_round(struct dial *dial)
+{
+    const struct peer_wire_callbacks *callbacks = &dial->wire->callbacks;
+    dial->address_count = dial->named_count;
+    dial->address_next = 0;
+    if (callbacks->hints != NULL)
+        dial->address_count += callbacks->hints(
+            callbacks->ctx, dial->node, dial->addresses + dial->named_count, PEER_HINTS_MAX);
+    if (dial->address_count > 0)
+        connect_next(dial);
+}
+
+/* Puts the address in place of the name's, where it is one; else what the name was found to be
+ * stays. */
 static bool literal_address(struct dial *dial)
 {
-    struct sockaddr_in *in = (struct sockaddr_in *)dial->addresses;
-    struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)dial->addresses;
+    struct sockaddr_storage address = {0};
     const char *host = dial->peer->host;
-    if (uv_ip4_addr(host, dial->peer->port, in) != 0 &&
-        (strchr(host, ':') == NULL || uv_ip6_addr(host, dial->peer->port, in6) != 0))
+    if (uv_ip4_addr(host, dial->peer->port, (struct sockaddr_in *)&address) != 0 &&
+        (strchr(host, ':') == NULL ||
+         uv_ip6_addr(host, dial->peer->port, (struct sockaddr_in6 *)&address) != 0))
         return false;
-    dial->address_count = 1;
-    dial->address_next = 0;
+    dial->addresses[0] = address;
+    dial->named_count = 1;
     return true;
 }
 
@@ -130,11 +148,10 @@ static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *
     struct peer_wire *wire = dial->wire;
     wire->resolving--;
     if (!wire->closing && status == 0) {
-        dial->address_count = 0;
+        dial->named_count = 0;
         for (const struct addrinfo *at = list; at != NULL; at = at->ai_next) {
-            if (dial->address_count < PEER_ADDRESSES_MAX &&
-                at->ai_addrlen <= sizeof *dial->addresses)
-                memcpy(&dial->addresses[dial->address_count++], at->ai_addr, at->ai_addrlen);
+            if (dial->named_count < PEER_ADDRESSES_MAX && at->ai_addrlen <= sizeof *dial->addresses)
+                memcpy(&dial->addresses[dial->named_count++], at->ai_addr, at->ai_addrlen);
         }
         dial->warned_ms = 0;
     } else if (!wire->closing) {
@@ -148,10 +165,9 @@ static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *
     }
     uv_freeaddrinfo(list);
     enter(dial, DIAL_IDLE);
-    dial->address_next = 0;
-    if (!wire->closing && dial->address_count > 0)
-        connect_next(dial);
-    else
+    if (!wire->closing)
+        begin_round(dial);
+    if (dial->state == DIAL_IDLE)
         pause_longer(dial);
     /* Others may have waited for their turn to ask. */
     for (uint32_t node = 0; !wire->closing && node < wire->node_count; node++)
@@ -196,7 +212,6 @@ static void on_connect(uv_connect_t *request, int status)
         return;
     }
     enter(dial, DIAL_CONNECTED);
-    dial->address_next = dial->address_count; /* the name is asked again next time */
     wire->callbacks.on_connected(wire->callbacks.ctx, dial->node);
 }
 
@@ -215,6 +230,32 @@ static void on_sink(uv_stream_t *stream, ssize_t len, const uv_buf_t *buf)
         hang_up(stream->data);
 }
 
+void peer_wire_doubt(struct peer_wire *wire, uint32_t node)
+{
+    struct dial *dial = &wire->dials[node];
+    if (dial->state != DIAL_CONNECTED)
+        return;
+    log_debug(wire->log, "peer.doubted", "node=%u address=\"%s\"", node, dial->address);
+    dial->proven = false;
+    hang_up(dial);
+}
+
+const struct sockaddr *peer_wire_prove(struct peer_wire *wire, uint32_t node)
+{
+    struct dial *dial = &wire->dials[node];
+    dial->proven = dial->state == DIAL_CONNECTED;
+    return peer_wire_by_hint(wire, node)
+               ? (const struct sockaddr *)&dial->addresses[dial->address_next - 1]
+               : NULL;
+}
+
+bool peer_wire_by_hint(const struct peer_wire *wire, uint32_t node)
+{
+    const struct dial *dial = &wire->dials[node];
+    /* address_next has gone on from the one that is in use. */
+    return dial->state == DIAL_CONNECTED && dial->address_next > dial->named_count;
+}
+
 /* The connection goes, and with it what was on its way; the next try comes after the pause. */
 static void hang_up(struct dial *dial)
 {
@@ -222,11 +263,15 @@ static void hang_up(struct dial *dial)
         return;
     struct peer_wire *wire = dial->wire;
     bool was_connected = dial->state == DIAL_CONNECTED;
+    /* Who isn't the node mustn't keep us from the next address. */
+    if (dial->proven)
+        dial->address_next = dial->address_count;
     /* One that lasted is tried again at once, one that didn't less and less often. */
     if (was_connected && uv_now(wire->loop) - dial->since_ms >= PAUSE_MS_MAX)
         dial->pause_ms = 0;
     else if (was_connected)
         pause_longer(dial);
+    dial->proven = false;
     enter(dial, DIAL_CLOSING);
     dial->address[0] = '\0';
     uv_close((uv_handle_t *)&dial->tcp, on_closed);

@@ -41,9 +41,10 @@ static void listener_closed(uv_handle_t *handle);
 enum err peer_wire_new(uv_loop_t *loop, const struct config *config, const struct log *log,
                        const struct peer_wire_callbacks *callbacks, struct peer_wire **ret_wire)
 {
-    unsigned count = config->network.peers.count;
+    const struct config_peers *peers = &config->network.peers;
+    uint32_t count = config->node.count;
     struct peer_wire *wire = calloc(1, sizeof *wire);
-    ASSERT(wire != NULL && count == config->node.count);
+    ASSERT(wire != NULL && (peers->count == count || (peers->count == 0 && callbacks->hints)));
     *wire = (struct peer_wire){
         .loop = loop,
         .own_node = config->node.index,
@@ -57,7 +58,7 @@ enum err peer_wire_new(uv_loop_t *loop, const struct config *config, const struc
     wire->dials = calloc(count, sizeof *wire->dials);
     ASSERT(wire->dials != NULL);
     for (uint32_t node = 0; node < count; node++)
-        dial_init(&wire->dials[node], wire, node, &config->network.peers.list[node]);
+        dial_init(&wire->dials[node], wire, node, peers->count > 0 ? &peers->list[node] : NULL);
     int error = uv_tcp_init(loop, &wire->listener);
     ASSERT(error == 0);
     wire->listener.data = wire;

@@ -26,7 +26,8 @@ struct peer_wire;
 /* A connection that was made to us. */
 struct peer_source;
 
-/* None comes from within a call of this interface, except from peer_wire_tick. */
+/* None comes from within a call of this interface, except from peer_wire_tick and
+ * peer_wire_doubt. */
 struct peer_wire_callbacks {
     void *ctx;
     /* A frame, valid during the call; empty where its length can't be right. False: close. */
@@ -37,6 +38,9 @@ struct peer_wire_callbacks {
     void (*on_disconnected)(void *ctx, uint32_t node);
     /* The node's connection takes the next frame. */
     void (*on_ready)(void *ctx, uint32_t node);
+    /* Writes up to `max` addresses at which the node may be, best first; how many. They are tried
+     * after its name's. NULL: nobody knows any. */
+    unsigned (*hints)(void *ctx, uint32_t node, struct sockaddr_storage *to, unsigned max);
 };
 
 struct peer_wire_stats {
@@ -44,7 +48,8 @@ struct peer_wire_stats {
     uint64_t strangers;   /* closed before one of their frames was believed */
 };
 
-/* Listens on network.cluster_address; dials all of network.peers but node.index. */
+/* Listens on network.cluster_address; dials all nodes but node.index, by network.peers and hints.
+ */
 enum err peer_wire_new(uv_loop_t *loop, const struct config *config, const struct log *log,
                        const struct peer_wire_callbacks *callbacks,
                        struct peer_wire **ret_wire) MUST_CHECK;
@@ -62,6 +67,13 @@ uint8_t *peer_wire_room(struct peer_wire *wire, uint32_t node, size_t len);
 void peer_wire_send(struct peer_wire *wire, uint32_t node, size_t len, bool later);
 /* The node seems to be there: dials it now, if a pause is all that it waits for. */
 void peer_wire_hurry(struct peer_wire *wire, uint32_t node);
+/* A session was made: the connection leads to the node. Its address where that was a hint, else
+ * NULL. */
+const struct sockaddr *peer_wire_prove(struct peer_wire *wire, uint32_t node);
+/* It leads to somebody else, it seems: it ends, and the next address is tried. */
+void peer_wire_doubt(struct peer_wire *wire, uint32_t node);
+/* There is a connection to the node, at an address that was a hint. */
+bool peer_wire_by_hint(const struct peer_wire *wire, uint32_t node);
 /* "ip:port" of the connection to the node, "" where there is none. Static until the next turn. */
 const char *peer_wire_address(const struct peer_wire *wire, uint32_t node);
 

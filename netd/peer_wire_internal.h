@@ -6,6 +6,7 @@
 
 #define PEER_ADDRESS_LEN_MAX 64u /* "[ipv6]:port" */
 #define PEER_ADDRESSES_MAX   8u  /* of one name */
+#define PEER_HINTS_MAX       17u /* and so many more that somebody else knows */
 
 enum dial_state { DIAL_IDLE, DIAL_RESOLVING, DIAL_CONNECTING, DIAL_CONNECTED, DIAL_CLOSING };
 
@@ -13,13 +14,15 @@ enum dial_state { DIAL_IDLE, DIAL_RESOLVING, DIAL_CONNECTING, DIAL_CONNECTED, DI
 struct dial {
     struct peer_wire *wire;
     uint32_t node;
-    const struct config_peer *peer;
+    const struct config_peer *peer; /* NULL: it has no name, only hints */
     enum dial_state state;
     uint64_t since_ms;  /* of this state */
     uint64_t pause_ms;  /* before the next try; grows with each that fails */
     uint64_t warned_ms; /* the name's last error was logged */
-    struct sockaddr_storage addresses[PEER_ADDRESSES_MAX];
-    unsigned address_count, address_next;
+    /* One round of tries: the name's addresses, then hints. */
+    struct sockaddr_storage addresses[PEER_ADDRESSES_MAX + PEER_HINTS_MAX];
+    unsigned named_count, address_count, address_next;
+    bool proven; /* a session was made by this connection; else the round goes on after it */
     char address[PEER_ADDRESS_LEN_MAX]; /* of the connection */
     uv_getaddrinfo_t resolve;
     uv_tcp_t tcp;

@@ -1,6 +1,7 @@
 /* What peers.c (sessions and frames) and peers_gossip.c (what nodes tell of themselves) share. */
 #pragma once
 
+#include "netd/mdns.h"
 #include "netd/peer_items.h"
 #include "netd/peer_session.h"
 #include "netd/peer_warnings.h"
@@ -24,7 +25,8 @@ struct peer_node {
     bool hello_due, gossip_due;
     unsigned answers_left; /* hellos that its hellos may ask for until the next tick */
     /* Loop times in ms. */
-    uint64_t changed_ms, heard_ms, hello_ms, gossip_ms, absent_ms;
+    uint64_t changed_ms, heard_ms, hello_ms, gossip_ms, absent_ms, connected_ms;
+    bool one_sided; /* it has no session with us, though we have one with it, for too long */
     struct peer_stats stats;
 
     /* What it told. */
@@ -46,6 +48,7 @@ struct peers {
     struct peer_identity own;
     struct peer_key *hello_key;
     struct peer_wire *wire;
+    struct mdns *mdns;       /* NULL: network.mdns is off */
     struct peer_node *nodes; /* by index; the own one unused */
     uint32_t node_count;
     struct buf scratch; /* the frame being read, unpacked */
