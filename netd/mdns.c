@@ -73,7 +73,8 @@ static void take_packet(struct mdns *mdns, const struct mdns_received *received)
 static void speak(struct mdns *mdns, struct link *link, unsigned family, uint64_t now_ms);
 static void send_announcement(struct mdns *mdns, struct link *link, unsigned family, bool goodbye);
 static void send_query(struct mdns *mdns, struct link *link, unsigned family);
-static void on_closed(uv_handle_t *handle);
+static void on_channel_closed(uv_handle_t *handle);
+static void on_watch_closed(uv_handle_t *handle);
 static void handle_closed(struct mdns *mdns);
 
 static uint64_t next_random(struct mdns *mdns)
@@ -126,18 +127,24 @@ void mdns_close(struct mdns *mdns)
         struct channel *channel = &mdns->channels[family];
         if (channel->fd < 0)
             continue;
-        uv_close((uv_handle_t *)&channel->poll, on_closed);
+        uv_close((uv_handle_t *)&channel->poll, on_channel_closed);
         close(channel->fd);
         channel->fd = -1;
     }
     if (mdns->watch_fd >= 0) {
-        uv_close((uv_handle_t *)&mdns->watch, on_closed);
+        uv_close((uv_handle_t *)&mdns->watch, on_watch_closed);
         close(mdns->watch_fd);
     }
     handle_closed(mdns);
 }
 
-static void on_closed(uv_handle_t *handle)
+static void on_channel_closed(uv_handle_t *handle)
+{
+    struct channel *channel = handle->data;
+    handle_closed(channel->mdns);
+}
+
+static void on_watch_closed(uv_handle_t *handle)
 {
     handle_closed(handle->data);
 }

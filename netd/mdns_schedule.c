@@ -8,7 +8,6 @@
 #define PAUSE_MS         1000u /* between any two packets of a kind */
 #define DELAY_MS_MIN     20u   /* many answer one question, so not all at once */
 #define DELAY_MS_RANGE   100u
-#define ASK_PAUSE_MS     1000u
 #define ASK_PAUSE_MS_MAX 60000u
 
 static uint64_t soon(uint64_t now_ms, uint64_t random)
@@ -20,10 +19,7 @@ void mdns_schedule_start(struct mdns_schedule *schedule, uint64_t now_ms, uint64
 {
     schedule->announces_left = ANNOUNCES;
     schedule->announce_ms = soon(now_ms, random);
-    if (schedule->missing) {
-        schedule->ask_ms = soon(now_ms, random);
-        schedule->ask_pause_ms = ASK_PAUSE_MS;
-    }
+    mdns_schedule_missing(schedule, schedule->missing, true, now_ms, random);
 }
 
 void mdns_schedule_asked(struct mdns_schedule *schedule, uint64_t now_ms, uint64_t random)
@@ -36,10 +32,11 @@ void mdns_schedule_missing(struct mdns_schedule *schedule, bool missing, bool ag
                            uint64_t now_ms, uint64_t random)
 {
     if (missing && (again || !schedule->missing)) {
-        schedule->ask_ms = soon(now_ms, random);
-        if (schedule->asked_ms != 0) /* a node that comes and goes isn't asked for each time */
-            schedule->ask_ms = max_u64(schedule->ask_ms, schedule->asked_ms + PAUSE_MS);
-        schedule->ask_pause_ms = ASK_PAUSE_MS;
+        /* A node that comes and goes isn't asked for each time. */
+        uint64_t pause_ms = schedule->asked_ms != 0 ? schedule->asked_ms + PAUSE_MS : 0;
+        if (schedule->hurry_ms == 0)
+            schedule->hurry_ms = max_u64(soon(now_ms, random), pause_ms);
+        schedule->ask_pause_ms = PAUSE_MS;
     }
     schedule->missing = missing;
 }
@@ -62,8 +59,10 @@ bool mdns_schedule_announce(struct mdns_schedule *schedule, uint64_t now_ms)
 
 bool mdns_schedule_ask(struct mdns_schedule *schedule, uint64_t now_ms)
 {
-    if (!schedule->missing || now_ms < schedule->ask_ms)
+    uint64_t due_ms = schedule->hurry_ms != 0 ? schedule->hurry_ms : schedule->ask_ms;
+    if (!schedule->missing || now_ms < due_ms)
         return false;
+    schedule->hurry_ms = 0;
     schedule->asked_ms = now_ms;
     schedule->ask_ms = now_ms + schedule->ask_pause_ms;
     schedule->ask_pause_ms = min_u64(2 * schedule->ask_pause_ms, ASK_PAUSE_MS_MAX);

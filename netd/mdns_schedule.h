@@ -13,7 +13,9 @@ struct mdns_schedule {
     uint64_t answer_ms;   /* an answer is; 0: none */
     uint64_t sent_ms;     /* of the last announcement */
     bool missing;
-    uint64_t ask_ms, ask_pause_ms, asked_ms; /* asked_ms 0: never yet */
+    uint64_t asked_ms;             /* of the last question; 0: none yet */
+    uint64_t ask_ms, ask_pause_ms; /* the next one, and the pause after it */
+    uint64_t hurry_ms;             /* one that is due before; 0: none */
 };
 
 /* From the beginning: also when the addresses that are announced have changed. */
