@@ -13,6 +13,10 @@
 #define PAUSE_MS_MAX 1000u
 #define RESOLVE_MAX  2u /* lookups at a time: the pool has four threads, and a lookup may hang */
 #define WARN_MS      60000u
+/* A node answers a hello on the connection that it came by: so soon, or it isn't there. */
+#define VOUCH_MS 3000u
+/* Then it may have to find us first, which takes a round of its own. */
+#define PATIENCE_MS  30000u
 #define LENGTH_BYTES 4u
 
 static void begin_round(struct dial *dial);
@@ -21,8 +25,8 @@ static bool literal_address(struct dial *dial);
 static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *list);
 static void connect_next(struct dial *dial);
 static void on_connect(uv_connect_t *request, int status);
-static void allocate_sink(uv_handle_t *handle, size_t suggested, uv_buf_t *ret_buf);
-static void on_sink(uv_stream_t *stream, ssize_t len, const uv_buf_t *buf);
+static void allocate_vouch(uv_handle_t *handle, size_t suggested, uv_buf_t *ret_buf);
+static void on_vouch(uv_stream_t *stream, ssize_t len, const uv_buf_t *buf);
 static void on_written(uv_write_t *request, int status);
 static void hang_up(struct dial *dial);
 static void on_closed(uv_handle_t *handle);
@@ -202,7 +206,7 @@ static void on_connect(uv_connect_t *request, int status)
     struct peer_wire *wire = dial->wire;
     if (status == 0) {
         wire_tune(wire, &dial->tcp);
-        status = uv_read_start((uv_stream_t *)&dial->tcp, allocate_sink, on_sink);
+        status = uv_read_start((uv_stream_t *)&dial->tcp, allocate_vouch, on_vouch);
     }
     if (status != 0) {
         log_debug(wire->log, "peer.unreachable", "node=%u address=\"%s\" error=\"%s\"", dial->node,
@@ -215,38 +219,48 @@ static void on_connect(uv_connect_t *request, int status)
     wire->callbacks.on_connected(wire->callbacks.ctx, dial->node);
 }
 
-static void allocate_sink(uv_handle_t *handle, size_t suggested, uv_buf_t *ret_buf)
+static void allocate_vouch(uv_handle_t *handle, size_t suggested, uv_buf_t *ret_buf)
 {
     (void)suggested;
     struct dial *dial = handle->data;
-    *ret_buf = uv_buf_init(dial->sink, sizeof dial->sink);
+    ASSERT(dial->vouch_len < sizeof dial->vouch);
+    *ret_buf = uv_buf_init((char *)dial->vouch + dial->vouch_len,
+                           (unsigned)(sizeof dial->vouch - dial->vouch_len));
 }
 
-/* Nothing comes this way but the connection's end. */
-static void on_sink(uv_stream_t *stream, ssize_t len, const uv_buf_t *buf)
+/* Nothing comes this way but one answer, and the connection's end. */
+static void on_vouch(uv_stream_t *stream, ssize_t len, const uv_buf_t *buf)
 {
     (void)buf;
-    if (len != 0)
-        hang_up(stream->data);
+    struct dial *dial = stream->data;
+    struct peer_wire *wire = dial->wire;
+    if (len > 0)
+        dial->vouch_len += (size_t)len;
+    if (len < 0 || dial->vouch_len > PEER_VOUCH_BYTES) {
+        hang_up(dial);
+    } else if (len > 0 && dial->vouch_len == PEER_VOUCH_BYTES && !wire->closing) {
+        dial->vouched = wire->callbacks.on_vouch(wire->callbacks.ctx, dial->node, dial->vouch);
+        if (dial->vouched && dial->patient_until_ms == 0)
+            dial->patient_until_ms = uv_now(wire->loop) + PATIENCE_MS;
+    }
 }
 
-void peer_wire_doubt(struct peer_wire *wire, uint32_t node)
+const struct sockaddr *peer_wire_judge(struct peer_wire *wire, uint32_t node, bool alive)
 {
     struct dial *dial = &wire->dials[node];
-    if (dial->state != DIAL_CONNECTED)
-        return;
-    log_debug(wire->log, "peer.doubted", "node=%u address=\"%s\"", node, dial->address);
-    dial->proven = false;
-    hang_up(dial);
-}
-
-const struct sockaddr *peer_wire_prove(struct peer_wire *wire, uint32_t node)
-{
-    struct dial *dial = &wire->dials[node];
-    dial->proven = dial->state == DIAL_CONNECTED;
-    return peer_wire_by_hint(wire, node)
-               ? (const struct sockaddr *)&dial->addresses[dial->address_next - 1]
-               : NULL;
+    uint64_t now_ms = uv_now(wire->loop);
+    if (dial->state != DIAL_CONNECTED || dial->proven)
+        return NULL;
+    bool hinted = peer_wire_by_hint(wire, node);
+    dial->proven = alive && (dial->vouched || !hinted);
+    if (dial->proven)
+        return hinted ? (const struct sockaddr *)&dial->addresses[dial->address_next - 1] : NULL;
+    uint64_t until_ms = dial->vouched ? dial->patient_until_ms : dial->since_ms + VOUCH_MS;
+    if (wire->callbacks.hints != NULL && now_ms >= until_ms) {
+        log_debug(wire->log, "peer.doubted", "node=%u address=\"%s\"", node, dial->address);
+        hang_up(dial);
+    }
+    return NULL;
 }
 
 bool peer_wire_by_hint(const struct peer_wire *wire, uint32_t node)
@@ -263,15 +277,21 @@ static void hang_up(struct dial *dial)
         return;
     struct peer_wire *wire = dial->wire;
     bool was_connected = dial->state == DIAL_CONNECTED;
-    /* Who isn't the node mustn't keep us from the next address. */
+    /* Who isn't the node mustn't keep us from the next address; but the node itself closes what it
+     * can't prove yet. */
     if (dial->proven)
         dial->address_next = dial->address_count;
+    else if (dial->vouched && uv_now(wire->loop) < dial->patient_until_ms)
+        dial->address_next--;
+    else
+        dial->patient_until_ms = 0;
     /* One that lasted is tried again at once, one that didn't less and less often. */
     if (was_connected && uv_now(wire->loop) - dial->since_ms >= PAUSE_MS_MAX)
         dial->pause_ms = 0;
     else if (was_connected)
         pause_longer(dial);
-    dial->proven = false;
+    dial->proven = dial->vouched = false;
+    dial->vouch_len = 0;
     enter(dial, DIAL_CLOSING);
     dial->address[0] = '\0';
     uv_close((uv_handle_t *)&dial->tcp, on_closed);

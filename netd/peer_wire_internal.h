@@ -22,13 +22,16 @@ struct dial {
     /* One round of tries: the name's addresses, then hints. */
     struct sockaddr_storage addresses[PEER_ADDRESSES_MAX + PEER_HINTS_MAX];
     unsigned named_count, address_count, address_next;
-    bool proven; /* a session was made by this connection; else the round goes on after it */
+    bool proven;               /* the connection is right; else the round goes on after it */
+    bool vouched;              /* the node has answered on it */
+    uint64_t patient_until_ms; /* for a session by the address that was vouched for; 0: it wasn't */
     char address[PEER_ADDRESS_LEN_MAX]; /* of the connection */
     uv_getaddrinfo_t resolve;
     uv_tcp_t tcp;
     uv_connect_t connect;
     uv_write_t write;
-    char sink[16];  /* for what the other side must not send */
+    uint8_t vouch[PEER_VOUCH_BYTES + 1]; /* what the other side sends, and a byte too many */
+    size_t vouch_len;
     struct buf out; /* length and frame on their way */
     bool writing;
 };

@@ -18,8 +18,6 @@
 #define STALL_MS 1000u
 /* A node that isn't there is mentioned so often. */
 #define ABSENT_MS 60000u
-/* A connection to an address that may be anybody's: a node would have made a session by then. */
-#define DOUBT_MS 3000u
 
 static bool on_frame(void *ctx, struct peer_source *source, struct span frame);
 static enum peer_refusal on_hello(struct peer_node *node, struct peer_source *source,
@@ -39,7 +37,8 @@ static void on_disconnected(void *ctx, uint32_t node);
 static void on_ready(void *ctx, uint32_t node);
 static unsigned give_hints(void *ctx, uint32_t node, struct sockaddr_storage *to, unsigned max);
 static void push(struct peer_node *node);
-static void doubt_connection(struct peer_node *node, uint64_t now_ms);
+static void judge_connection(struct peer_node *node);
+static bool on_vouch(void *ctx, uint32_t node, const uint8_t vouch[static PEER_VOUCH_BYTES]);
 static void tick_node(struct peer_node *node, uint64_t now_ms);
 static void free_nodes(struct peers *peers);
 
@@ -96,6 +95,7 @@ enum err peers_new(uv_loop_t *loop, const struct peers_config *config,
                                      .on_source_lost = on_source_lost,
                                      .on_connected = on_connected,
                                      .on_disconnected = on_disconnected,
+                                     .on_vouch = on_vouch,
                                      .on_ready = on_ready,
                                      .hints = c->network.mdns ? give_hints : NULL,
                                  },
@@ -204,7 +204,7 @@ static void tick_node(struct peer_node *node, uint64_t now_ms)
 {
     const struct config *config = node->peers->config;
     node->answers_left = ANSWERS_MAX;
-    doubt_connection(node, now_ms);
+    judge_connection(node);
     if (node->alive && now_ms - node->heard_ms > config->heartbeat.timeout_ms)
         end_session(node, "unheard");
     if (node->alive) {
@@ -223,15 +223,19 @@ static void tick_node(struct peer_node *node, uint64_t now_ms)
     }
 }
 
-/* With multicast DNS anybody may have named the address: who isn't the node, or passes on only a
- * part of what is said, mustn't keep us from trying others. */
-static void doubt_connection(struct peer_node *node, uint64_t now_ms)
+/* With multicast DNS anybody may have named the address. */
+static void judge_connection(struct peer_node *node)
 {
     struct peers *peers = node->peers;
-    bool silent = !node->alive && now_ms - node->connected_ms >= DOUBT_MS;
-    if (peers->mdns != NULL && node->connected && (silent || node->one_sided))
-        peer_wire_doubt(peers->wire, node->node);
-    node->one_sided = false;
+    const struct sockaddr *proven = peer_wire_judge(peers->wire, node->node, node->alive);
+    if (peers->mdns != NULL && proven != NULL)
+        mdns_prove(peers->mdns, node->node, proven);
+}
+
+static bool on_vouch(void *ctx, uint32_t node, const uint8_t vouch[static PEER_VOUCH_BYTES])
+{
+    const struct peers *peers = ctx;
+    return peer_session_vouched(&peers->nodes[node].session, vouch);
 }
 
 /* --- Frames out --- */
@@ -287,7 +291,6 @@ static void on_connected(void *ctx, uint32_t node)
 {
     struct peers *peers = ctx;
     peers->nodes[node].connected = true;
-    peers->nodes[node].connected_ms = uv_now(peers->loop);
     peers->nodes[node].hello_due = true;
     push(&peers->nodes[node]);
 }
@@ -356,8 +359,11 @@ static enum peer_refusal on_hello(struct peer_node *node, struct peer_source *so
     /* Proved to be no recording, by its echo or by its number in the session. */
     if (node->session.open && node->session.boot == head->from_boot)
         believe(node, source);
-    node->one_sided = node->alive && result.answer && !result.opened &&
-                      uv_now(node->peers->loop) - node->changed_ms >= DOUBT_MS;
+    if (node->peers->mdns != NULL) {
+        uint8_t vouch[PEER_VOUCH_BYTES];
+        peer_session_vouch(&node->session, &hello, vouch);
+        peer_source_vouch(source, vouch);
+    }
     if (result.opened)
         begin_session(node, &hello);
     else if (result.answer && node->answers_left > 0) {
@@ -454,9 +460,6 @@ static void begin_session(struct peer_node *node, const struct msg_peer_hello *h
     node->changed_ms = uv_now(peers->loop);
     node->hello_due = node->gossip_due = true;
     node->stats.sessions++;
-    const struct sockaddr *hint = peer_wire_prove(peers->wire, node->node);
-    if (peers->mdns != NULL && hint != NULL)
-        mdns_prove(peers->mdns, node->node, hint);
     if (peers->mdns != NULL)
         mdns_set_alive(peers->mdns, node->node, true);
     node->age_ms = hello->age;

@@ -25,8 +25,7 @@ struct peer_node {
     bool hello_due, gossip_due;
     unsigned answers_left; /* hellos that its hellos may ask for until the next tick */
     /* Loop times in ms. */
-    uint64_t changed_ms, heard_ms, hello_ms, gossip_ms, absent_ms, connected_ms;
-    bool one_sided; /* it has no session with us, though we have one with it, for too long */
+    uint64_t changed_ms, heard_ms, hello_ms, gossip_ms, absent_ms;
     struct peer_stats stats;
 
     /* What it told. */
