@@ -20,6 +20,8 @@
  * is lost: nobody can make this process do nothing else. */
 #define PACKETS_MAX 32u
 #define TWIN_MS     60000u
+/* So many in a row are worth a line: an address may be too new to send from. */
+#define FAILURES_MIN 3u
 
 enum { V4, V6, FAMILIES };
 
@@ -28,7 +30,7 @@ struct link {
     struct mdns_interface interface;
     bool joined[FAMILIES];
     struct mdns_schedule schedules[FAMILIES];
-    bool send_failed; /* and that was logged */
+    unsigned failures[FAMILIES]; /* packets in a row that couldn't be sent */
 };
 
 struct channel {
@@ -478,10 +480,10 @@ static void send_packet(struct mdns *mdns, struct link *link, unsigned family)
     bool sent = mdns_send(mdns->channels[family].fd, family == V6, &link->interface,
                           buf_span(&mdns->packet));
     mdns->sent += sent;
-    if (!sent && !link->send_failed)
+    link->failures[family] = sent ? 0 : link->failures[family] + 1;
+    if (link->failures[family] == FAILURES_MIN)
         log_warn(mdns->log, "mdns.send_failed", "interface=%s family=%s error=\"%s\"",
                  link->interface.name, family == V6 ? "v6" : "v4", strerror(errno));
-    link->send_failed = !sent;
 }
 
 static void send_announcement(struct mdns *mdns, struct link *link, unsigned family, bool goodbye)
