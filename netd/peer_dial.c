@@ -279,12 +279,13 @@ static void hang_up(struct dial *dial)
     bool was_connected = dial->state == DIAL_CONNECTED;
     /* Who isn't the node mustn't keep us from the next address; but the node itself closes what it
      * can't prove yet. */
-    if (dial->proven)
-        dial->address_next = dial->address_count;
-    else if (dial->vouched && uv_now(wire->loop) < dial->patient_until_ms)
+    bool again = !dial->proven && dial->vouched && uv_now(wire->loop) < dial->patient_until_ms;
+    if (again)
         dial->address_next--;
     else
         dial->patient_until_ms = 0;
+    if (dial->proven)
+        dial->address_next = dial->address_count;
     /* One that lasted is tried again at once, one that didn't less and less often. */
     if (was_connected && uv_now(wire->loop) - dial->since_ms >= PAUSE_MS_MAX)
         dial->pause_ms = 0;
