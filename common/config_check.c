@@ -135,11 +135,12 @@ static enum err check_cluster(const struct config *config, struct buf *error)
     const char *secret = config->cluster.secret;
     if (config->cluster.name[0] == '\0')
         return config_refuse(config, error, "cluster", "name", "a name, got nothing");
-    if ((nodes > 1 && peers != nodes) || (nodes == 1 && peers > 1))
+    bool found = peers == 0 && config->network.mdns;
+    if ((nodes > 1 && peers != nodes && !found) || (nodes == 1 && peers > 1))
         return config_refuse(config, error, "network", "peers",
                              "node.count (%u) entries, one for each node in the order of "
-                             "node.index, got %u",
-                             nodes, peers);
+                             "node.index, got %u%s",
+                             nodes, peers, peers == 0 ? "; or network.mdns true" : "");
     if (secret[0] != '\0' && strlen(secret) < SECRET_LEN_MIN)
         return config_refuse(config, error, "cluster", "secret",
                              "%u characters at least, got %zu: `openssl rand -hex 32` makes a good "

@@ -34,7 +34,7 @@ struct cluster {
     struct cluster_config config;
     struct peers *peers; /* NULL: a single node */
     uint32_t self, node_count, bucket_count;
-    struct buf self_name; /* host:port of network.peers */
+    struct buf self_name; /* host:port of network.peers, where there is one */
     struct local_bucket *locals;
     struct broken_link *broken;
     uint32_t broken_count, broken_cap;
@@ -91,7 +91,8 @@ enum err cluster_new(const struct cluster_config *config, struct cluster **ret_c
                                             .age_ms = config->age_ms};
         struct peers_callbacks callbacks = {
             .ctx = cluster, .on_item = on_item, .on_node = on_node, .on_gossip = on_gossip};
-        config_print_peer(&c->network.peers.list[cluster->self], &cluster->self_name);
+        if (c->network.peers.count > 0)
+            config_print_peer(&c->network.peers.list[cluster->self], &cluster->self_name);
         err = peers_new(config->loop, &peers_config, &callbacks, &cluster->peers);
     }
     if (err == ERR_OK) {
@@ -336,6 +337,8 @@ void cluster_stop(struct cluster *cluster)
 {
     cluster->stopping = true;
     cluster->gossip_now = true;
+    if (cluster->peers != NULL)
+        peers_leave(cluster->peers);
 }
 
 bool cluster_flushed(const struct cluster *cluster)
@@ -443,6 +446,7 @@ static void view_peer(const struct cluster *cluster, const struct peer_info *inf
     uint64_t now = uv_now(cluster->config.loop);
     node->name = info->name;
     node->address = info->address;
+    node->found = info->found;
     node->version = info->version;
     node->alive = info->alive;
     node->boot = info->boot;

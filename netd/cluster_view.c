@@ -10,6 +10,7 @@
 
 /* So many problems are told one by one. */
 #define PROBLEMS_MAX 50u
+#define NAME_LEN     300u /* a host's name, its port, parentheses */
 
 static void finish_bucket(struct cluster_view *view, struct view_bucket *bucket);
 static void find_leader(struct cluster_view *view, struct view_bucket *bucket);
@@ -139,19 +140,27 @@ static void find_leader(struct cluster_view *view, struct view_bucket *bucket)
 
 /* --- What is wrong --- */
 
+/* " (host:port)"; nothing where it has no name. */
+static void print_name(const struct rec_report_node *node, char to[static NAME_LEN])
+{
+    to[0] = '\0';
+    if (node->name.len > 0)
+        snprintf(to, NAME_LEN, " (%.*s)", (int)node->name.len, (const char *)node->name.ptr);
+}
+
 static void find_node_problems(struct cluster_view *view)
 {
     for (uint32_t i = 0; i < view->node_count; i++) {
         const struct rec_report_node *node = &view->nodes[i];
-        int len = (int)node->name.len;
-        const char *name = len > 0 ? (const char *)node->name.ptr : "";
+        char name[NAME_LEN];
+        print_name(node, name);
         if (!node->alive && node->boot == 0)
-            add_problem(view, VIEW_DEGRADED, "node %u (%.*s) was never heard", i, len, name);
+            add_problem(view, VIEW_DEGRADED, "node %u%s was never heard", i, name);
         else if (!node->alive)
-            add_problem(view, VIEW_DEGRADED, "node %u (%.*s) is away for %lu.%lu s", i, len, name,
+            add_problem(view, VIEW_DEGRADED, "node %u%s is away for %lu.%lu s", i, name,
                         node->since_ms / 1000, node->since_ms % 1000 / 100);
         else if (node->health == NODE_STOPPING)
-            add_problem(view, VIEW_DEGRADED, "node %u (%.*s) is stopping", i, len, name);
+            add_problem(view, VIEW_DEGRADED, "node %u%s is stopping", i, name);
     }
 }
 

@@ -105,7 +105,7 @@ static void write_nodes(struct buf *out, int proto, const struct cluster_view *v
 static void write_node(struct buf *out, int proto, const struct rec_report_node *node)
 {
     bool heard = node->boot != 0;
-    resp_map(out, proto, 18);
+    resp_map(out, proto, 19);
     put_number(out, "node", node->node);
     put_span(out, "name", node->name);
     put_span(out, "address", node->address);
@@ -124,6 +124,7 @@ static void write_node(struct buf *out, int proto, const struct rec_report_node 
     put_number(out, "bytes_in", node->bytes_in);
     put_number(out, "bytes_out", node->bytes_out);
     put_number(out, "items_dropped", node->items_dropped);
+    put_span(out, "found", node->found);
 }
 
 /* As CLUSTER SHARDS does: what belongs together once, with the nodes that hold it. */

@@ -11,32 +11,43 @@
 #define DIAL_MS      1000u
 #define PAUSE_MS_MIN 100u
 #define PAUSE_MS_MAX 1000u
-#define RESOLVE_MAX  2u /* lookups at a time: the pool has four threads, and a lookup may hang */
+/* A node away for so long is tried less often: it dials too, and is answered at once when it does.
+ */
+#define AWAY_MS       60000u
+#define AWAY_PAUSE_MS 5000u
+#define RESOLVE_MAX   2u /* lookups at a time: the pool has four threads, and a lookup may hang */
 /* After so long what the name meant last is tried meanwhile: without its servers a lookup hangs for
  * 10 s and more, and a network that is whole again shouldn't wait for that. */
 #define RESOLVE_MS   500u
 #define WARN_MS      60000u
+#define WARNINGS_MAX 3u /* of all names in that time: many of them mostly have one cause */
+/* A node answers a hello on the connection that it came by: so soon, or it isn't there. */
+#define VOUCH_MS 3000u
+/* Then it may have to find us first, which takes a round of its own. */
+#define PATIENCE_MS  30000u
 #define LENGTH_BYTES 4u
 
+static void begin_round(struct dial *dial);
 static void look_up(struct dial *dial);
 static bool literal_address(struct dial *dial);
 static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *list);
 static void take_addresses(struct dial *dial, const struct addrinfo *list);
-static void warn_unknown(struct dial *dial, int status);
-static bool connect_to_known(struct dial *dial);
+static void warn_of_name(struct dial *dial, const char *error);
 static void connect_next(struct dial *dial);
 static void on_connect(uv_connect_t *request, int status);
-static void allocate_sink(uv_handle_t *handle, size_t suggested, uv_buf_t *ret_buf);
-static void on_sink(uv_stream_t *stream, ssize_t len, const uv_buf_t *buf);
+static void allocate_vouch(uv_handle_t *handle, size_t suggested, uv_buf_t *ret_buf);
+static void on_vouch(uv_stream_t *stream, ssize_t len, const uv_buf_t *buf);
 static void on_written(uv_write_t *request, int status);
 static void hang_up(struct dial *dial);
 static void on_closed(uv_handle_t *handle);
+static bool is_away(const struct dial *dial);
 static void enter(struct dial *dial, enum dial_state state);
 
 void dial_init(struct dial *dial, struct peer_wire *wire, uint32_t node,
                const struct config_peer *peer)
 {
-    *dial = (struct dial){.wire = wire, .node = node, .peer = peer};
+    *dial =
+        (struct dial){.wire = wire, .node = node, .peer = peer, .connected_ms = uv_now(wire->loop)};
     dial->resolve.data = dial->tcp.data = dial->connect.data = dial->write.data = dial;
 }
 
@@ -48,22 +59,24 @@ void dial_tick(struct dial *dial, uint64_t now_ms)
     case DIAL_IDLE:
         if (now_ms - dial->since_ms < dial->pause_ms)
             return;
-        if (dial->address_next < dial->address_count || literal_address(dial))
+        if (dial->address_next < dial->address_count && !dial->late)
             connect_next(dial);
+        else if (dial->peer == NULL || dial->late || literal_address(dial))
+            begin_round(dial);
         else if (!dial->looking_up && dial->wire->resolving < RESOLVE_MAX)
             look_up(dial);
         else
-            (void)connect_to_known(dial);
+            begin_round(dial);
         return;
     case DIAL_CONNECTING:
         if (now_ms - dial->since_ms >= DIAL_MS) {
-            dial->pause_ms = 0; /* it has waited long enough */
+            dial->pause_ms = is_away(dial) ? AWAY_PAUSE_MS : 0; /* it has waited long enough */
             hang_up(dial);
         }
         return;
     case DIAL_RESOLVING:
         if (now_ms - dial->since_ms >= RESOLVE_MS)
-            (void)connect_to_known(dial);
+            begin_round(dial);
         return;
     case DIAL_CONNECTED:
     case DIAL_CLOSING:
@@ -94,12 +107,35 @@ static void enter(struct dial *dial, enum dial_state state)
 /* After a try that failed. */
 static void pause_longer(struct dial *dial)
 {
-    dial->pause_ms = min_u64(max_u64(2 * dial->pause_ms, PAUSE_MS_MIN), PAUSE_MS_MAX);
+    dial->pause_ms = min_u64(max_u64(2 * dial->pause_ms, PAUSE_MS_MIN),
+                             is_away(dial) ? AWAY_PAUSE_MS : PAUSE_MS_MAX);
 }
 
-/* --- Names --- */
+static bool is_away(const struct dial *dial)
+{
+    return uv_now(dial->wire->loop) - dial->connected_ms >= AWAY_MS;
+}
 
-/* Puts the address in place of the name's, where it is one. */
+/* --- Addresses --- */
+
+/* What the name meant when it was last known, and what else is known by now. Where there is nothing
+ * it is looked again at the next tick, which costs nothing. */
+static void begin_round(struct dial *dial)
+{
+    const struct peer_wire_callbacks *callbacks = &dial->wire->callbacks;
+    memcpy(dial->addresses, dial->named, dial->named_count * sizeof *dial->named);
+    dial->hints_from = dial->address_count = dial->named_count;
+    dial->address_next = 0;
+    dial->late = false;
+    if (callbacks->hints != NULL)
+        dial->address_count += callbacks->hints(callbacks->ctx, dial->node,
+                                                dial->addresses + dial->hints_from, PEER_HINTS_MAX);
+    if (dial->address_count > 0)
+        connect_next(dial);
+}
+
+/* Puts the address in place of the name's, where it is one; else what the name was found to be
+ * stays. */
 static bool literal_address(struct dial *dial)
 {
     struct sockaddr_storage address = {0}; /* both functions write also where they fail */
@@ -108,9 +144,8 @@ static bool literal_address(struct dial *dial)
         (strchr(host, ':') == NULL ||
          uv_ip6_addr(host, dial->peer->port, (struct sockaddr_in6 *)&address) != 0))
         return false;
-    dial->addresses[0] = address;
-    dial->address_count = 1;
-    dial->address_next = 0;
+    dial->named[0] = address;
+    dial->named_count = 1;
     return true;
 }
 
@@ -137,52 +172,56 @@ static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *
     if (!wire->closing && status == 0)
         take_addresses(dial, list);
     else if (!wire->closing)
-        warn_unknown(dial, status); /* its server may be down while the node isn't */
+        warn_of_name(dial, uv_strerror(status)); /* its server may be down while the node isn't */
     uv_freeaddrinfo(list);
     if (dial->state == DIAL_RESOLVING) {
         enter(dial, DIAL_IDLE);
-        if (wire->closing || !connect_to_known(dial))
+        if (!wire->closing)
+            begin_round(dial);
+        if (dial->state == DIAL_IDLE)
             pause_longer(dial);
     }
     /* Others may have waited for their turn to ask. */
-    for (uint32_t node = 0; !wire->closing && node < wire->node_count; node++)
+    for (uint32_t node = 0;
+         !wire->closing && wire->resolving < RESOLVE_MAX && node < wire->node_count; node++)
         dial_tick(&wire->dials[node], uv_now(wire->loop));
     wire_handle_closed(wire);
 }
 
-/* They are for the next try. */
 static void take_addresses(struct dial *dial, const struct addrinfo *list)
 {
-    dial->address_count = 0;
+    dial->named_count = 0;
     for (const struct addrinfo *at = list; at != NULL; at = at->ai_next) {
-        if (dial->address_count < PEER_ADDRESSES_MAX && at->ai_addrlen <= sizeof *dial->addresses)
-            memcpy(&dial->addresses[dial->address_count++], at->ai_addr, at->ai_addrlen);
+        if (dial->named_count < PEER_ADDRESSES_MAX && at->ai_addrlen <= sizeof *dial->named)
+            memcpy(&dial->named[dial->named_count++], at->ai_addr, at->ai_addrlen);
     }
-    dial->address_next = dial->state == DIAL_CONNECTED ? dial->address_count : 0;
+    /* A connection that holds asks anew when it ends. */
+    dial->late = dial->state != DIAL_RESOLVING && dial->state != DIAL_CONNECTED;
     dial->warned_ms = 0;
 }
 
-static void warn_unknown(struct dial *dial, int status)
+static void warn_of_name(struct dial *dial, const char *error)
 {
-    uint64_t now_ms = uv_now(dial->wire->loop);
+    struct peer_wire *wire = dial->wire;
+    uint64_t now_ms = uv_now(wire->loop);
     if (dial->warned_ms != 0 && now_ms - dial->warned_ms < WARN_MS)
         return;
-    log_warn(dial->wire->log, "peer.name_unknown", "node=%u name=\"%s\" error=\"%s\"", dial->node,
-             dial->peer->host, uv_strerror(status));
     dial->warned_ms = now_ms;
+    if (now_ms - wire->warnings_since_ms >= WARN_MS) {
+        wire->warnings_since_ms = now_ms;
+        wire->warnings = 0;
+    }
+    if (wire->warnings >= WARNINGS_MAX) {
+        wire->warnings_quiet++;
+        return;
+    }
+    wire->warnings++;
+    log_warn(wire->log, "peer.name_unknown", "node=%u name=\"%s\" error=\"%s\" quiet=%u",
+             dial->node, dial->peer->host, error, wire->warnings_quiet);
+    wire->warnings_quiet = 0;
 }
 
 /* --- Connections --- */
-
-/* What the name meant when it was last known; false: it never was. */
-static bool connect_to_known(struct dial *dial)
-{
-    dial->address_next = 0;
-    if (dial->address_count == 0)
-        return false;
-    connect_next(dial);
-    return true;
-}
 
 static void connect_next(struct dial *dial)
 {
@@ -209,7 +248,7 @@ static void on_connect(uv_connect_t *request, int status)
     struct peer_wire *wire = dial->wire;
     if (status == 0) {
         wire_tune(wire, &dial->tcp);
-        status = uv_read_start((uv_stream_t *)&dial->tcp, allocate_sink, on_sink);
+        status = uv_read_start((uv_stream_t *)&dial->tcp, allocate_vouch, on_vouch);
     }
     if (status != 0) {
         log_debug(wire->log, "peer.unreachable", "node=%u address=\"%s\" error=\"%s\"", dial->node,
@@ -219,23 +258,60 @@ static void on_connect(uv_connect_t *request, int status)
         return;
     }
     enter(dial, DIAL_CONNECTED);
-    dial->address_next = dial->address_count; /* the name is asked again next time */
+    dial->connected_ms = dial->since_ms;
+    dial->late = false;
     wire->callbacks.on_connected(wire->callbacks.ctx, dial->node);
 }
 
-static void allocate_sink(uv_handle_t *handle, size_t suggested, uv_buf_t *ret_buf)
+static void allocate_vouch(uv_handle_t *handle, size_t suggested, uv_buf_t *ret_buf)
 {
     (void)suggested;
     struct dial *dial = handle->data;
-    *ret_buf = uv_buf_init(dial->sink, sizeof dial->sink);
+    ASSERT(dial->vouch_len < sizeof dial->vouch);
+    *ret_buf = uv_buf_init((char *)dial->vouch + dial->vouch_len,
+                           (unsigned)(sizeof dial->vouch - dial->vouch_len));
 }
 
-/* Nothing comes this way but the connection's end. */
-static void on_sink(uv_stream_t *stream, ssize_t len, const uv_buf_t *buf)
+/* Nothing comes this way but one answer, and the connection's end. */
+static void on_vouch(uv_stream_t *stream, ssize_t len, const uv_buf_t *buf)
 {
     (void)buf;
-    if (len != 0)
-        hang_up(stream->data);
+    struct dial *dial = stream->data;
+    struct peer_wire *wire = dial->wire;
+    if (len > 0)
+        dial->vouch_len += (size_t)len;
+    if (len < 0 || dial->vouch_len > PEER_VOUCH_BYTES) {
+        hang_up(dial);
+    } else if (len > 0 && dial->vouch_len == PEER_VOUCH_BYTES && !wire->closing) {
+        dial->vouched = wire->callbacks.on_vouch(wire->callbacks.ctx, dial->node, dial->vouch);
+        if (dial->vouched && dial->patient_until_ms == 0)
+            dial->patient_until_ms = uv_now(wire->loop) + PATIENCE_MS;
+    }
+}
+
+const struct sockaddr *peer_wire_judge(struct peer_wire *wire, uint32_t node, bool alive)
+{
+    struct dial *dial = &wire->dials[node];
+    uint64_t now_ms = uv_now(wire->loop);
+    if (dial->state != DIAL_CONNECTED || dial->proven)
+        return NULL;
+    bool hinted = peer_wire_by_hint(wire, node);
+    dial->proven = alive && (dial->vouched || !hinted);
+    if (dial->proven)
+        return hinted ? (const struct sockaddr *)&dial->addresses[dial->address_next - 1] : NULL;
+    uint64_t until_ms = dial->vouched ? dial->patient_until_ms : dial->since_ms + VOUCH_MS;
+    if (wire->callbacks.hints != NULL && now_ms >= until_ms) {
+        log_debug(wire->log, "peer.doubted", "node=%u address=\"%s\"", node, dial->address);
+        hang_up(dial);
+    }
+    return NULL;
+}
+
+bool peer_wire_by_hint(const struct peer_wire *wire, uint32_t node)
+{
+    const struct dial *dial = &wire->dials[node];
+    /* address_next has gone on from the one that is in use. */
+    return dial->state == DIAL_CONNECTED && dial->address_next > dial->hints_from;
 }
 
 /* The connection goes, and with it what was on its way; the next try comes after the pause. */
@@ -245,11 +321,24 @@ static void hang_up(struct dial *dial)
         return;
     struct peer_wire *wire = dial->wire;
     bool was_connected = dial->state == DIAL_CONNECTED;
+    /* Who isn't the node mustn't keep us from the next address; but the node itself closes what it
+     * can't prove yet. */
+    bool again = !dial->proven && dial->vouched && uv_now(wire->loop) < dial->patient_until_ms;
+    if (again)
+        dial->address_next--;
+    else
+        dial->patient_until_ms = 0;
+    if (dial->proven)
+        dial->address_next = dial->address_count;
     /* One that lasted is tried again at once, one that didn't less and less often. */
     if (was_connected && uv_now(wire->loop) - dial->since_ms >= PAUSE_MS_MAX)
         dial->pause_ms = 0;
     else if (was_connected)
         pause_longer(dial);
+    if (was_connected)
+        dial->connected_ms = uv_now(wire->loop);
+    dial->proven = dial->vouched = false;
+    dial->vouch_len = 0;
     enter(dial, DIAL_CLOSING);
     dial->address[0] = '\0';
     uv_close((uv_handle_t *)&dial->tcp, on_closed);

@@ -1,6 +1,8 @@
 /* Sessions between nodes: the handshake, numbers, and what is refused. */
 #include "netd/peer_session.h"
 
+#include <openssl/crypto.h>
+
 #include "common/assert.h"
 
 #define VERSION_LEN_MAX 48u
@@ -169,6 +171,33 @@ enum peer_refusal peer_session_on_hello(struct peer_session *session, const stru
     *ret_result = result;
     *ret_hello = *hello;
     return PEER_OK;
+}
+
+/* --- Vouching --- */
+
+/* No frame begins like this, so neither can be taken for the other. */
+static void make_vouch(struct peer_key *key, uint32_t by, uint32_t towards,
+                       const struct uuid *nonce, uint8_t to[static PEER_VOUCH_BYTES])
+{
+    uint8_t said[4 + 2 * sizeof(uint32_t) + sizeof nonce->bytes] = "SDBV";
+    store_u32(said + 4, by);
+    store_u32(said + 8, towards);
+    memcpy(said + 12, nonce->bytes, sizeof nonce->bytes);
+    peer_key_mac(key, span_of(said, sizeof said), to);
+}
+
+void peer_session_vouch(const struct peer_session *session, const struct msg_peer_hello *hello,
+                        uint8_t to[static PEER_VOUCH_BYTES])
+{
+    make_vouch(session->hello_key, session->own->node, session->peer, &hello->nonce, to);
+}
+
+bool peer_session_vouched(const struct peer_session *session,
+                          const uint8_t vouch[static PEER_VOUCH_BYTES])
+{
+    uint8_t expected[PEER_VOUCH_BYTES];
+    make_vouch(session->hello_key, session->peer, session->own->node, &session->nonce, expected);
+    return CRYPTO_memcmp(expected, vouch, sizeof expected) == 0;
 }
 
 /* --- Keys --- */

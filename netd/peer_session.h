@@ -82,6 +82,16 @@ enum peer_refusal peer_session_sender(const struct peer_identity *own, uint32_t 
 enum peer_refusal peer_session_open(struct peer_session *session, const struct peer_head *head,
                                     struct span frame, struct buf *scratch, struct span *ret_body);
 
+/* What a node answers to a hello on the connection that it came by: whoever made the connection
+ * knows then that it leads to the right place, or to somebody who passes on what is said, before
+ * the other node has found the way back. Worth patience, not trust. */
+#define PEER_VOUCH_BYTES PEER_MAC_BYTES
+void peer_session_vouch(const struct peer_session *session, const struct msg_peer_hello *hello,
+                        uint8_t to[static PEER_VOUCH_BYTES]);
+/* It answers our last hello, and comes from the node that this session is to be with. */
+bool peer_session_vouched(const struct peer_session *session,
+                          const uint8_t vouch[static PEER_VOUCH_BYTES]);
+
 /* What a hello changed. */
 struct peer_hello_result {
     bool ended;  /* the session that was open isn't any more */

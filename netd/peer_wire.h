@@ -21,12 +21,14 @@
 #include <uv.h>
 
 #include "common/config.h"
+#include "netd/peer_session.h"
 
 struct peer_wire;
 /* A connection that was made to us. */
 struct peer_source;
 
-/* None comes from within a call of this interface, except from peer_wire_tick. */
+/* None comes from within a call of this interface, except from peer_wire_tick and
+ * peer_wire_judge. */
 struct peer_wire_callbacks {
     void *ctx;
     /* A frame, valid during the call; empty where its length can't be right. False: close. */
@@ -35,8 +37,13 @@ struct peer_wire_callbacks {
     void (*on_source_lost)(void *ctx, struct peer_source *source);
     void (*on_connected)(void *ctx, uint32_t node);
     void (*on_disconnected)(void *ctx, uint32_t node);
+    /* The one thing that may come back on a connection that we made. False: it says nothing. */
+    bool (*on_vouch)(void *ctx, uint32_t node, const uint8_t vouch[static PEER_VOUCH_BYTES]);
     /* The node's connection takes the next frame. */
     void (*on_ready)(void *ctx, uint32_t node);
+    /* Writes up to `max` addresses at which the node may be, best first; how many. They are tried
+     * after its name's. NULL: nobody knows any. */
+    unsigned (*hints)(void *ctx, uint32_t node, struct sockaddr_storage *to, unsigned max);
 };
 
 struct peer_wire_stats {
@@ -44,7 +51,8 @@ struct peer_wire_stats {
     uint64_t strangers;   /* closed before one of their frames was believed */
 };
 
-/* Listens on network.cluster_address; dials all of network.peers but node.index. */
+/* Listens on network.cluster_address; dials all nodes but node.index, by network.peers and hints.
+ */
 enum err peer_wire_new(uv_loop_t *loop, const struct config *config, const struct log *log,
                        const struct peer_wire_callbacks *callbacks,
                        struct peer_wire **ret_wire) MUST_CHECK;
@@ -62,11 +70,19 @@ uint8_t *peer_wire_room(struct peer_wire *wire, uint32_t node, size_t len);
 void peer_wire_send(struct peer_wire *wire, uint32_t node, size_t len, bool later);
 /* The node seems to be there: dials it now, if a pause is all that it waits for. */
 void peer_wire_hurry(struct peer_wire *wire, uint32_t node);
+/* Every tick: looks whether the connection to the node leads to it. Where there are hints, one that
+ * doesn't seem to ends, and the next address is tried. alive: there is a session. Returns the
+ * address once it is proven right, where it was a hint; else NULL. */
+const struct sockaddr *peer_wire_judge(struct peer_wire *wire, uint32_t node, bool alive);
+/* There is a connection to the node, at an address that was a hint. */
+bool peer_wire_by_hint(const struct peer_wire *wire, uint32_t node);
 /* "ip:port" of the connection to the node, "" where there is none. Static until the next turn. */
 const char *peer_wire_address(const struct peer_wire *wire, uint32_t node);
 
 /* It is a peer's: it may stay, and send large frames. */
 void peer_source_believe(struct peer_source *source);
+/* Sends it back on this connection, the first time. */
+void peer_source_vouch(struct peer_source *source, const uint8_t vouch[static PEER_VOUCH_BYTES]);
 /* "ip", without its port, for the log. */
 const char *peer_source_address(const struct peer_source *source);
 void peer_wire_get_stats(const struct peer_wire *wire, struct peer_wire_stats *ret_stats);

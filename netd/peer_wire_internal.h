@@ -6,6 +6,7 @@
 
 #define PEER_ADDRESS_LEN_MAX 64u /* "[ipv6]:port" */
 #define PEER_ADDRESSES_MAX   8u  /* of one name */
+#define PEER_HINTS_MAX       17u /* and so many more that somebody else knows */
 
 enum dial_state { DIAL_IDLE, DIAL_RESOLVING, DIAL_CONNECTING, DIAL_CONNECTED, DIAL_CLOSING };
 
@@ -13,20 +14,29 @@ enum dial_state { DIAL_IDLE, DIAL_RESOLVING, DIAL_CONNECTING, DIAL_CONNECTED, DI
 struct dial {
     struct peer_wire *wire;
     uint32_t node;
-    const struct config_peer *peer;
+    const struct config_peer *peer; /* NULL: it has no name, only hints */
     enum dial_state state;
-    uint64_t since_ms;  /* of this state */
-    uint64_t pause_ms;  /* before the next try; grows with each that fails */
-    uint64_t warned_ms; /* the name's last error was logged */
-    bool looking_up;    /* also in other states than RESOLVING: where the answer is late */
-    struct sockaddr_storage addresses[PEER_ADDRESSES_MAX];
-    unsigned address_count, address_next;
+    uint64_t since_ms;     /* of this state */
+    uint64_t pause_ms;     /* before the next try; grows with each that fails */
+    uint64_t warned_ms;    /* the name's last error was logged */
+    uint64_t connected_ms; /* when it last was; at first: when this began */
+    bool looking_up;       /* also in other states than RESOLVING: where the answer is late ... */
+    bool late;             /* ... and now it is here, for the next round */
+    struct sockaddr_storage named[PEER_ADDRESSES_MAX]; /* what the name meant when last known */
+    unsigned named_count;
+    /* One round of tries: the name's addresses, then hints. */
+    struct sockaddr_storage addresses[PEER_ADDRESSES_MAX + PEER_HINTS_MAX];
+    unsigned hints_from, address_count, address_next;
+    bool proven;               /* the connection is right; else the round goes on after it */
+    bool vouched;              /* the node has answered on it */
+    uint64_t patient_until_ms; /* for a session by the address that was vouched for; 0: it wasn't */
     char address[PEER_ADDRESS_LEN_MAX]; /* of the connection */
     uv_getaddrinfo_t resolve;
     uv_tcp_t tcp;
     uv_connect_t connect;
     uv_write_t write;
-    char sink[16];  /* for what the other side must not send */
+    uint8_t vouch[PEER_VOUCH_BYTES + 1]; /* what the other side sends, and a byte too many */
+    size_t vouch_len;
     struct buf out; /* length and frame on their way */
     bool writing;
 };
@@ -39,6 +49,8 @@ struct peer_wire {
     uv_tcp_t listener;
     struct peer_source *sources; /* newest first */
     unsigned stranger_count;
+    uint64_t warnings_since_ms; /* of names, in the minute at hand */
+    unsigned warnings, warnings_quiet;
     unsigned resolving; /* names being looked up, each in a thread of libuv's pool */
     struct dial *dials; /* by node; the own one unused */
     unsigned user_timeout_ms;

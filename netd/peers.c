@@ -35,7 +35,10 @@ static void on_source_lost(void *ctx, struct peer_source *source);
 static void on_connected(void *ctx, uint32_t node);
 static void on_disconnected(void *ctx, uint32_t node);
 static void on_ready(void *ctx, uint32_t node);
+static unsigned give_hints(void *ctx, uint32_t node, struct sockaddr_storage *to, unsigned max);
 static void push(struct peer_node *node);
+static void judge_connection(struct peer_node *node);
+static bool on_vouch(void *ctx, uint32_t node, const uint8_t vouch[static PEER_VOUCH_BYTES]);
 static void tick_node(struct peer_node *node, uint64_t now_ms);
 static void free_nodes(struct peers *peers);
 
@@ -54,7 +57,9 @@ enum err peers_new(uv_loop_t *loop, const struct peers_config *config,
                    const struct peers_callbacks *callbacks, struct peers **ret_peers)
 {
     const struct config *c = config->config;
-    ASSERT(c->node.count > 1 && c->network.peers.count == c->node.count);
+    bool named = c->network.peers.count > 0;
+    ASSERT(c->node.count > 1 &&
+           (named ? c->network.peers.count == c->node.count : c->network.mdns));
     struct peers *peers = calloc(1, sizeof *peers);
     ASSERT(peers != NULL);
     *peers = (struct peers){
@@ -79,7 +84,8 @@ enum err peers_new(uv_loop_t *loop, const struct peers_config *config,
         node->peers = peers;
         node->node = i;
         node->changed_ms = node->absent_ms = peers->ticked_ms;
-        config_print_peer(&c->network.peers.list[i], &node->name);
+        if (named)
+            config_print_peer(&c->network.peers.list[i], &node->name);
         peer_session_init(&node->session, &peers->own, peers->hello_key, i, new_nonce());
     }
     enum err err = peer_wire_new(loop, c, config->log,
@@ -89,13 +95,17 @@ enum err peers_new(uv_loop_t *loop, const struct peers_config *config,
                                      .on_source_lost = on_source_lost,
                                      .on_connected = on_connected,
                                      .on_disconnected = on_disconnected,
+                                     .on_vouch = on_vouch,
                                      .on_ready = on_ready,
+                                     .hints = c->network.mdns ? give_hints : NULL,
                                  },
                                  &peers->wire);
     if (err != ERR_OK) {
         free_nodes(peers);
         return err;
     }
+    if (c->network.mdns)
+        peers->mdns = mdns_new(loop, c, config->log, &config->cluster_id);
     *ret_peers = peers;
     return ERR_OK;
 }
@@ -103,7 +113,15 @@ enum err peers_new(uv_loop_t *loop, const struct peers_config *config,
 void peers_close(struct peers *peers)
 {
     peer_wire_close(peers->wire);
+    if (peers->mdns != NULL)
+        mdns_close(peers->mdns);
     free_nodes(peers);
+}
+
+void peers_leave(struct peers *peers)
+{
+    if (peers->mdns != NULL)
+        mdns_goodbye(peers->mdns);
 }
 
 static void free_nodes(struct peers *peers)
@@ -168,6 +186,8 @@ void peers_tick(struct peers *peers)
 {
     uint64_t now_ms = uv_now(peers->loop), gap_ms = now_ms - peers->ticked_ms;
     peers->ticked_ms = now_ms;
+    if (peers->mdns != NULL)
+        mdns_tick(peers->mdns);
     peer_wire_tick(peers->wire);
     for (uint32_t i = 0; i < peers->node_count; i++) {
         struct peer_node *node = &peers->nodes[i];
@@ -184,6 +204,7 @@ static void tick_node(struct peer_node *node, uint64_t now_ms)
 {
     const struct config *config = node->peers->config;
     node->answers_left = ANSWERS_MAX;
+    judge_connection(node);
     if (node->alive && now_ms - node->heard_ms > config->heartbeat.timeout_ms)
         end_session(node, "unheard");
     if (node->alive) {
@@ -200,6 +221,21 @@ static void tick_node(struct peer_node *node, uint64_t now_ms)
                  node->node, (int)node->name.len, (char *)node->name.ptr, node->connected,
                  (now_ms - node->changed_ms) / 1000);
     }
+}
+
+/* With multicast DNS anybody may have named the address. */
+static void judge_connection(struct peer_node *node)
+{
+    struct peers *peers = node->peers;
+    const struct sockaddr *proven = peer_wire_judge(peers->wire, node->node, node->alive);
+    if (peers->mdns != NULL && proven != NULL)
+        mdns_prove(peers->mdns, node->node, proven);
+}
+
+static bool on_vouch(void *ctx, uint32_t node, const uint8_t vouch[static PEER_VOUCH_BYTES])
+{
+    const struct peers *peers = ctx;
+    return peer_session_vouched(&peers->nodes[node].session, vouch);
 }
 
 /* --- Frames out --- */
@@ -257,6 +293,12 @@ static void on_connected(void *ctx, uint32_t node)
     peers->nodes[node].connected = true;
     peers->nodes[node].hello_due = true;
     push(&peers->nodes[node]);
+}
+
+static unsigned give_hints(void *ctx, uint32_t node, struct sockaddr_storage *to, unsigned max)
+{
+    const struct peers *peers = ctx;
+    return mdns_addresses(peers->mdns, node, to, max);
 }
 
 static void on_disconnected(void *ctx, uint32_t node)
@@ -317,6 +359,11 @@ static enum peer_refusal on_hello(struct peer_node *node, struct peer_source *so
     /* Proved to be no recording, by its echo or by its number in the session. */
     if (node->session.open && node->session.boot == head->from_boot)
         believe(node, source);
+    if (node->peers->mdns != NULL) {
+        uint8_t vouch[PEER_VOUCH_BYTES];
+        peer_session_vouch(&node->session, &hello, vouch);
+        peer_source_vouch(source, vouch);
+    }
     if (result.opened)
         begin_session(node, &hello);
     else if (result.answer && node->answers_left > 0) {
@@ -413,6 +460,8 @@ static void begin_session(struct peer_node *node, const struct msg_peer_hello *h
     node->changed_ms = uv_now(peers->loop);
     node->hello_due = node->gossip_due = true;
     node->stats.sessions++;
+    if (peers->mdns != NULL)
+        mdns_set_alive(peers->mdns, node->node, true);
     node->age_ms = hello->age;
     node->version_len = min_u64(hello->version.len, sizeof node->version);
     if (node->version_len > 0)
@@ -442,6 +491,8 @@ static void session_over(struct peer_node *node, const char *why)
     node->changed_ms = node->absent_ms = uv_now(peers->loop);
     node->gossip_due = false;
     node->rtt_us = node->stamp_us = 0;
+    if (peers->mdns != NULL)
+        mdns_set_alive(peers->mdns, node->node, false);
     node->stats.items_dropped += peer_outbox_clear(&node->outbox);
     peer_inbox_clear(&node->inbox);
     log_info(peers->log, "peer.down", "node=%u name=\"%.*s\" boot=%lu reason=\"%s\"", node->node,

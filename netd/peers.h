@@ -36,7 +36,8 @@ struct peers_callbacks {
 };
 
 struct peers_config {
-    /* network.peers, network.cluster_address, cluster.secret, heartbeat, node: borrowed. */
+    /* network.peers, network.mdns, network.cluster_address, cluster.secret, heartbeat, node:
+     * borrowed. */
     const struct config *config;
     const struct log *log;
     struct uuid cluster_id; /* the same on all nodes: uuid_of_cluster(cluster.name) */
@@ -54,8 +55,9 @@ struct peer_stats {
 
 /* One other node as it is known here. Views are valid until the next turn. */
 struct peer_info {
-    struct span name;    /* host:port of network.peers */
+    struct span name;    /* host:port of network.peers; empty: it is found by multicast DNS alone */
     struct span address; /* ip:port of the connection to it; empty: none */
+    struct span found;   /* how that was found: "peers" or "mdns"; empty: no connection */
     struct span version; /* of its program; empty before the first session */
     bool alive;
     uint64_t boot;       /* 0: never heard */
@@ -95,6 +97,8 @@ bool peers_send(struct peers *peers, uint32_t node, uint32_t bucket, enum relay_
 /* The end of a turn: what was gathered leaves, as far as the connections take it now; the rest
  * follows by itself. */
 void peers_flush(struct peers *peers);
+/* This node is about to leave: it is no longer announced. */
+void peers_leave(struct peers *peers);
 /* Every 100 ms or so: heartbeats, timeouts, names, connections. */
 void peers_tick(struct peers *peers);
 

@@ -93,9 +93,12 @@ bool peers_get_node(const struct peers *peers, uint32_t node, struct peer_info *
     if (node >= peers->node_count || node == peers->own.node)
         return false;
     const struct peer_node *at = &peers->nodes[node];
+    const char *address = peer_wire_address(peers->wire, node);
+    const char *found = peer_wire_by_hint(peers->wire, node) ? "mdns" : "peers";
     *ret_info = (struct peer_info){
         .name = buf_span(&at->name),
-        .address = span_str(peer_wire_address(peers->wire, node)),
+        .address = span_str(address),
+        .found = span_str(address[0] != '\0' ? found : ""),
         .version = span_of(at->version, at->version_len),
         .alive = at->alive,
         .boot = at->last_boot,
@@ -150,4 +153,6 @@ void peers_print_stats(const struct peers *peers, struct buf *out)
     for (unsigned i = PEER_OK + 1; i < PEER_REFUSAL_COUNT; i++)
         buf_printf(out, "peer_refused_%s %lu\n", peer_refusal_name((enum peer_refusal)i),
                    totals.refused[i]);
+    if (peers->mdns != NULL)
+        mdns_print_stats(peers->mdns, out);
 }

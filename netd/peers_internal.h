@@ -1,6 +1,7 @@
 /* What peers.c (sessions and frames) and peers_gossip.c (what nodes tell of themselves) share. */
 #pragma once
 
+#include "netd/mdns.h"
 #include "netd/peer_items.h"
 #include "netd/peer_session.h"
 #include "netd/peer_warnings.h"
@@ -46,6 +47,7 @@ struct peers {
     struct peer_identity own;
     struct peer_key *hello_key;
     struct peer_wire *wire;
+    struct mdns *mdns;       /* NULL: network.mdns is off */
     struct peer_node *nodes; /* by index; the own one unused */
     uint32_t node_count;
     struct buf scratch; /* the frame being read, unpacked */

@@ -82,7 +82,8 @@ static void fill_node(const json_t *node, char row[NODE_COLUMNS][TABLE_CELL_LEN]
     snprintf(row[NODE], TABLE_CELL_LEN, "%lld%s", number_of(node, "node"),
              is_true(node, "self") ? " (here)" : "");
     snprintf(row[NAME], TABLE_CELL_LEN, "%s", text_of(node, "name"));
-    snprintf(row[ADDRESS], TABLE_CELL_LEN, "%s", text_of(node, "address"));
+    snprintf(row[ADDRESS], TABLE_CELL_LEN, "%s%s", text_of(node, "address"),
+             strcmp(text_of(node, "found"), "mdns") == 0 ? " (mdns)" : "");
     snprintf(row[STATE], TABLE_CELL_LEN, "%s",
              alive   ? text_of(node, "health")
              : heard ? "away"

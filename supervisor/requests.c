@@ -129,7 +129,7 @@ static json_t *nodes_json(struct span list)
     while (rec_next_report_node(&list, &n) == ERR_OK) {
         json_t *node = json_pack(
             "{s:I, s:o, s:o, s:o, s:b, s:b, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
-            "s:I}",
+            "s:I, s:o}",
             "node", (json_int_t)n.node, "name", text_json(n.name), "address", text_json(n.address),
             "version", text_json(n.version), "self", n.self, "alive", n.alive, "health",
             n.boot != 0 ? view_health_name(n.health) : "unknown", "boot", (json_int_t)n.boot,
@@ -137,7 +137,7 @@ static json_t *nodes_json(struct span list)
             (json_int_t)n.silent_ms, "rtt_us", (json_int_t)n.rtt_us, "buckets",
             (json_int_t)n.replicas, "leads", (json_int_t)n.leads, "load", (json_int_t)n.load,
             "bytes_in", (json_int_t)n.bytes_in, "bytes_out", (json_int_t)n.bytes_out,
-            "items_dropped", (json_int_t)n.items_dropped);
+            "items_dropped", (json_int_t)n.items_dropped, "found", text_json(n.found));
         ASSERT(node != NULL);
         json_array_append_new(nodes, node);
     }

@@ -99,6 +99,13 @@ class Namespaces:
     def host(self, index):
         return f"{self.net}.254" if index == CLIENT else f"{self.net}.{index + 1}"
 
+    def add_address(self, index, number):
+        """One more address of a node, or of the clients; it is returned."""
+        address = f"{self.net}.{number}"
+        where = ["ip"] if index == CLIENT else ["ip", "-n", self.name(index)]
+        run(*where, "address", "add", f"{address}/24", "dev", self.tag + "c" if index == CLIENT else "eth0")
+        return address
+
     def client_port(self, index):
         return 9090
 

@@ -36,6 +36,9 @@ class ClusterNode(support_node.Node):
         network = self.cluster.network
         if self.cluster.count == 1:
             return {}
+        if self.config.get("network.mdns"):  # then nobody is named
+            return {"node.index": self.index, "node.count": self.cluster.count, "cluster.secret": SECRET,
+                    "network.cluster_address": f"0.0.0.0:{network.cluster_port(self.index)}"}
         peers = ",".join(f"{network.host(i)}:{network.cluster_port(i)}" for i in range(self.cluster.count))
         return {"node.index": self.index, "network.peers": peers, "cluster.secret": SECRET,
                 "network.cluster_address": f"{self.host}:{network.cluster_port(self.index)}"}

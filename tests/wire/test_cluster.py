@@ -159,6 +159,7 @@ def test_ecluster(cluster, hello):
         assert [node[b"self"] == yes for node in nodes] == [False, True, False]
         assert all(node[b"alive"] == yes and node[b"buckets"] == BUCKETS for node in nodes)
         assert all(re.fullmatch(rb"127\.0\.0\.1:\d+", node[b"name"]) for node in nodes)
+        assert [node[b"found"] for node in nodes] == [b"peers", b"", b"peers"]
         buckets = [pairs(bucket) for bucket in client.cmd("ECLUSTER", "PARTITIONS")]
         assert [bucket[b"bucket"] for bucket in buckets] == [0, 1, 2, 3]
         assert sorted(p for bucket in buckets for p in bucket[b"partitions"]) == list(range(32))
@@ -288,3 +289,26 @@ def test_a_cluster_has_no_quorum_alone(make_cluster):
     refused("It can't change yet: buckets would have to move", "replication.factor", 1)
     refused("node.index is 1 in the configuration, but this data directory was created with 0", "node.index", 1)
     refused("bucket.ids: expected all where node.count is above 1", "bucket.ids", "0,1")
+
+
+def test_nodes_find_one_another_by_multicast_dns(make_cluster):
+    """Without network.peers; and where those are wrong, too. On loopback, beside whoever else is there."""
+    cluster = make_cluster("replication: {election_timeout_ms: 500}\n")
+    for index, node in enumerate(cluster.nodes):
+        node.config = {"network.peers": "", "network.mdns": True, "node.count": 3, "node.index": index,
+                       "cluster.name": f"mdns-{os.getpid()}", "cluster.secret": SECRET}
+    cluster.start()
+    for index in range(3):
+        for other in cluster.report(index)["nodes"]:
+            assert other["name"] == "" and other["found"] == ("" if other["self"] else "mdns")
+    node = cluster.nodes[0]
+    assert " (mdns)" in node.cli("cluster", "status", "-d", node.dir).stdout
+    with node.client(3) as client:
+        assert sorted(entry[b"found"] for entry in client.cmd("ECLUSTER", "NODES")) == [b"", b"mdns", b"mdns"]
+    cluster.nodes[2].stop()
+    wait_for("node 0 says that node 2 is away", lambda: any(
+        re.match(r"node 2 is away for", problem) for problem in cluster.report(0)["problems"]), 10.0)
+    cluster.nodes[2].config["network.peers"] = "127.0.0.1:1,127.0.0.1:2,127.0.0.1:3"
+    cluster.nodes[2].start(wait=False)
+    cluster.wait_ok()
+    assert {other["found"] for other in cluster.report(2)["nodes"] if not other["self"]} == {"mdns"}

@@ -254,7 +254,13 @@ static const struct {
      "node.index, got 3\n"},
     {SECRET "node: {index: 0, count: 2}",
      "network.peers: expected node.count (2) entries, one for each node in the order of "
-     "node.index, got 0\n"},
+     "node.index, got 0; or network.mdns true\n"},
+    {SECRET "node: {index: 0, count: 3}\nnetwork: {mdns: true, peers: 'a:1,b:2'}",
+     "f.yaml:3: network.peers: expected node.count (3) entries, one for each node in the order of "
+     "node.index, got 2\n"},
+    {SECRET "node: {count: 3}\nnetwork: {mdns: true}",
+     "node.index: needed where node.count is above 1 (it is 3): give "
+     "--node-index or set it in the file\n"},
     {PEERS3 "node: {index: 0}",
      "cluster.secret: expected a secret that all nodes share, where node.count is above 1 (it is "
      "3), got none: give cluster.secret_file (or SIERRADB_CLUSTER_SECRET)\n"},
@@ -365,6 +371,21 @@ static void give_secret_file(const char *content, size_t len, mode_t mode, char 
     close(fd);
     ck_assert_int_eq(config_set(&config, "cluster.secret_file", path, "-x", &error), ERR_OK);
 }
+
+START_TEST(peers_may_be_left_to_multicast_dns)
+{
+    static const char text[] = SECRET "node: {index: 2, count: 3}\nnetwork: {mdns: true}\n";
+    ck_assert_int_eq(config_parse(&config, span_str(text), "f.yaml", &error), ERR_OK);
+    ck_assert_int_eq(config_finish(&config, &error), ERR_OK);
+    ck_assert_uint_eq(config.network.peers.count, 0);
+    ck_assert_uint_eq(config.node.count, 3);
+    ck_assert_uint_eq(config.replication.factor, 3);
+    /* Beside them it changes nothing. */
+    ck_assert_int_eq(config_set(&config, "network.peers", "a:1,b:1,c:1", "-x", &error), ERR_OK);
+    ck_assert_int_eq(config_finish(&config, &error), ERR_OK);
+    ck_assert_uint_eq(config.network.peers.count, 3);
+}
+END_TEST
 
 START_TEST(the_secret_may_come_from_a_file)
 {
@@ -548,6 +569,7 @@ int main(void)
                         sizeof finish_errors / sizeof *finish_errors);
     tcase_add_test(tcase, small_segments_lower_the_default_limits);
     tcase_add_test(tcase, peers_are_names_or_addresses_with_ports);
+    tcase_add_test(tcase, peers_may_be_left_to_multicast_dns);
     tcase_add_test(tcase, the_secret_may_come_from_a_file);
     tcase_add_test(tcase, environment_sets_keys);
     tcase_add_test(tcase, command_line_names_its_option);

@@ -459,6 +459,37 @@ START_TEST(a_hello_is_a_hello)
 }
 END_TEST
 
+START_TEST(who_knows_the_secret_may_vouch)
+{
+    uint8_t vouch[PEER_VOUCH_BYTES];
+    struct msg_peer_hello said = {.nonce = a.session.nonce};
+    peer_session_vouch(&b.session, &said, vouch);
+    ck_assert(peer_session_vouched(&a.session, vouch));
+    /* For this hello alone, of this sender alone. */
+    ck_assert(!peer_session_vouched(&b.session, vouch));
+    for (size_t i = 0; i < sizeof vouch; i++) {
+        vouch[i] ^= 1;
+        ck_assert(!peer_session_vouched(&a.session, vouch));
+        vouch[i] ^= 1;
+    }
+    struct uuid nonce = a.session.nonce;
+    a.session.nonce.bytes[0] ^= 1;
+    ck_assert(!peer_session_vouched(&a.session, vouch));
+    a.session.nonce = nonce;
+    a.session.peer = 5;
+    ck_assert(!peer_session_vouched(&a.session, vouch));
+    a.session.peer = 1;
+    ck_assert(peer_session_vouched(&a.session, vouch));
+    /* Nor is what a node says of itself, or a frame's end, such an answer. */
+    peer_session_vouch(&a.session, &said, vouch);
+    ck_assert(!peer_session_vouched(&a.session, vouch));
+    struct frame frame = hello(&b);
+    ck_assert(!peer_session_vouched(&a.session, frame.bytes + frame.len - PEER_VOUCH_BYTES));
+    ck_assert_uint_eq(shake_hands(&a, &b), 4);
+    check_both_talk();
+}
+END_TEST
+
 int main(void)
 {
     TCase *tcase = tcase_create("peer_session");
@@ -477,6 +508,7 @@ int main(void)
     tcase_add_test(tcase, an_old_boot_gets_in_only_when_nobody_else_is);
     tcase_add_test(tcase, one_side_forgets_and_both_begin_again);
     tcase_add_test(tcase, a_hello_is_a_hello);
+    tcase_add_test(tcase, who_knows_the_secret_may_vouch);
     Suite *suite = suite_create("peer_session");
     suite_add_tcase(suite, tcase);
     SRunner *runner = srunner_create(suite);
