@@ -131,18 +131,29 @@ bool peers_send(struct peers *peers, uint32_t node, uint32_t bucket, enum relay_
 {
     ASSERT(node < peers->node_count && node != peers->own.node);
     struct peer_node *to = &peers->nodes[node];
+    bool patient = kind == RELAY_TICK && peer_outbox_bytes(&to->outbox) == to->patient_bytes;
     if (to->alive && (boot == 0 || boot == to->boot) &&
-        peer_outbox_put(&to->outbox, kind, bucket, bytes))
+        peer_outbox_put(&to->outbox, kind, bucket, bytes)) {
+        if (patient)
+            to->patient_bytes = peer_outbox_bytes(&to->outbox);
         return true;
+    }
     to->stats.items_dropped++;
     return false;
+}
+
+void peers_hurry(struct peers *peers)
+{
+    for (uint32_t i = 0; i < peers->node_count; i++)
+        peers->nodes[i].patient_bytes = 0;
 }
 
 void peers_flush(struct peers *peers)
 {
     for (uint32_t i = 0; i < peers->node_count; i++) {
         struct peer_node *node = &peers->nodes[i];
-        if (node->hello_due || node->gossip_due || peer_outbox_bytes(&node->outbox) > 0)
+        if (node->hello_due || node->gossip_due ||
+            peer_outbox_bytes(&node->outbox) > node->patient_bytes)
             push(node);
     }
 }
@@ -235,8 +246,10 @@ static void push(struct peer_node *node)
             uint8_t *room = peer_wire_room(wire, node->node, peer_frame_bytes_max(body.len));
             len = peer_session_seal(&node->session, body, room);
         }
-        if (items)
+        if (items) {
             node->stats.items_out += peer_outbox_take(&node->outbox, body);
+            node->patient_bytes = 0;
+        }
         node->stats.frames_out++;
         node->stats.bytes_out += len;
         peer_wire_send(wire, node->node, len, burst == BURST_MAX);
@@ -364,7 +377,7 @@ static enum peer_refusal on_item(struct peer_node *node, const struct msg_item *
         peer_inbox_put(&node->inbox, item, &whole, &bytes) != ERR_OK)
         return PEER_REFUSED_BODY;
     /* Kinds of a newer version mean nothing here. */
-    if (!whole || item->kind < RELAY_PEER || item->kind > RELAY_NOTICE)
+    if (!whole || item->kind < RELAY_PEER || item->kind > RELAY_TICK)
         return PEER_OK;
     node->stats.items_in++;
     peers->callbacks.on_item(peers->callbacks.ctx, node->node, node->boot, (uint32_t)item->bucket,
@@ -443,6 +456,7 @@ static void session_over(struct peer_node *node, const char *why)
     node->gossip_due = false;
     node->rtt_us = node->stamp_us = 0;
     node->stats.items_dropped += peer_outbox_clear(&node->outbox);
+    node->patient_bytes = 0;
     peer_inbox_clear(&node->inbox);
     log_info(peers->log, "peer.down", "node=%u name=\"%.*s\" boot=%lu reason=\"%s\"", node->node,
              (int)node->name.len, (char *)node->name.ptr, node->boot, why);

@@ -16,6 +16,7 @@ struct peer_node {
     struct buf name;
     struct peer_session session;
     struct peer_outbox outbox;
+    size_t patient_bytes; /* of the outbox, from its front: they wait for company */
     struct peer_inbox inbox;
     struct peer_source *source; /* that its last believed frame came by; NULL: none */
     bool connected;             /* our connection to it */

@@ -27,7 +27,8 @@ struct target {
     bool up;
     struct link *link; /* local; NULL: none */
     uint64_t link_id;
-    struct buf out; /* another node's: this turn's messages */
+    struct buf out;       /* another node's: this turn's messages */
+    size_t patient_bytes; /* local: of the link's outbox, from its front; they wait for company */
     /* It said "not I", or "not now": it isn't asked before. */
     uint64_t appends_rest_until_ms, reads_rest_until_ms, follows_rest_until_ms;
     uint64_t no_quorum_until_ms; /* it said so not long ago */

@@ -265,6 +265,21 @@ struct buf *router_local_outbox(struct router *router, uint32_t bucket)
     return local != NULL && local->up ? link_outbox(local->link) : NULL;
 }
 
+void router_may_wait(struct router *router, uint32_t bucket, size_t before)
+{
+    struct target *local = router->routes[bucket].local;
+    if (local->patient_bytes == before)
+        local->patient_bytes = link_outbox(local->link)->len;
+}
+
+void router_hurry(struct router *router)
+{
+    for (uint32_t i = 0; i < router->route_count; i++) {
+        if (router->routes[i].local != NULL)
+            router->routes[i].local->patient_bytes = 0;
+    }
+}
+
 static void on_up(void *ctx, struct link *link)
 {
     struct target *target = ctx;
@@ -297,6 +312,7 @@ static void target_lost(struct target *target)
     struct router *router = target->route->router;
     bool was_up = target->up;
     target->up = false;
+    target->patient_bytes = 0;
     if (target->local && was_up)
         router->callbacks.on_local(router->callbacks.ctx, target->route->bucket, false);
     target->out.len = 0;
@@ -326,7 +342,11 @@ bool target_flush(struct target *target)
 {
     struct router *router = target->route->router;
     if (target->local) {
-        link_flush(target->link);
+        size_t patient = target->patient_bytes;
+        if (patient == 0 || link_outbox(target->link)->len != patient) {
+            target->patient_bytes = 0;
+            link_flush(target->link);
+        }
         return true;
     }
     if (target->out.len == 0)
