@@ -11,9 +11,14 @@
 #define DIAL_MS      1000u
 #define PAUSE_MS_MIN 100u
 #define PAUSE_MS_MAX 1000u
-#define RESOLVE_MAX  2u /* lookups at a time: the pool has four threads, and a lookup may hang */
-#define WARN_MS      60000u
-#define LENGTH_BYTES 4u
+/* A node away for so long is tried less often: it dials too, and is answered at once when it does.
+ */
+#define AWAY_MS       60000u
+#define AWAY_PAUSE_MS 5000u
+#define RESOLVE_MAX   2u /* lookups at a time: the pool has four threads, and a lookup may hang */
+#define WARN_MS       60000u
+#define WARNINGS_MAX  3u /* of all names in that time: many of them mostly have one cause */
+#define LENGTH_BYTES  4u
 
 static void look_up(struct dial *dial);
 static bool literal_address(struct dial *dial);
@@ -25,12 +30,15 @@ static void on_sink(uv_stream_t *stream, ssize_t len, const uv_buf_t *buf);
 static void on_written(uv_write_t *request, int status);
 static void hang_up(struct dial *dial);
 static void on_closed(uv_handle_t *handle);
+static void warn_of_name(struct dial *dial, const char *error);
+static bool is_away(const struct dial *dial);
 static void enter(struct dial *dial, enum dial_state state);
 
 void dial_init(struct dial *dial, struct peer_wire *wire, uint32_t node,
                const struct config_peer *peer)
 {
-    *dial = (struct dial){.wire = wire, .node = node, .peer = peer};
+    *dial =
+        (struct dial){.wire = wire, .node = node, .peer = peer, .connected_ms = uv_now(wire->loop)};
     dial->resolve.data = dial->tcp.data = dial->connect.data = dial->write.data = dial;
 }
 
@@ -49,7 +57,7 @@ void dial_tick(struct dial *dial, uint64_t now_ms)
         return;
     case DIAL_CONNECTING:
         if (now_ms - dial->since_ms >= DIAL_MS) {
-            dial->pause_ms = 0; /* it has waited long enough */
+            dial->pause_ms = is_away(dial) ? AWAY_PAUSE_MS : 0; /* it has waited long enough */
             hang_up(dial);
         }
         return;
@@ -92,7 +100,13 @@ static void enter(struct dial *dial, enum dial_state state)
 /* After a try that failed. */
 static void pause_longer(struct dial *dial)
 {
-    dial->pause_ms = min_u64(max_u64(2 * dial->pause_ms, PAUSE_MS_MIN), PAUSE_MS_MAX);
+    dial->pause_ms = min_u64(max_u64(2 * dial->pause_ms, PAUSE_MS_MIN),
+                             is_away(dial) ? AWAY_PAUSE_MS : PAUSE_MS_MAX);
+}
+
+static bool is_away(const struct dial *dial)
+{
+    return uv_now(dial->wire->loop) - dial->connected_ms >= AWAY_MS;
 }
 
 /* --- Names --- */
@@ -139,12 +153,7 @@ static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *
         dial->warned_ms = 0;
     } else if (!wire->closing) {
         /* The name's server may be down while the node isn't: what it said last is tried again. */
-        uint64_t now_ms = uv_now(wire->loop);
-        if (dial->warned_ms == 0 || now_ms - dial->warned_ms >= WARN_MS) {
-            log_warn(wire->log, "peer.name_unknown", "node=%u name=\"%s\" error=\"%s\"", dial->node,
-                     dial->peer->host, uv_strerror(status));
-            dial->warned_ms = now_ms;
-        }
+        warn_of_name(dial, uv_strerror(status));
     }
     uv_freeaddrinfo(list);
     enter(dial, DIAL_IDLE);
@@ -154,9 +163,31 @@ static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *
     else
         pause_longer(dial);
     /* Others may have waited for their turn to ask. */
-    for (uint32_t node = 0; !wire->closing && node < wire->node_count; node++)
+    for (uint32_t node = 0;
+         !wire->closing && wire->resolving < RESOLVE_MAX && node < wire->node_count; node++)
         dial_tick(&wire->dials[node], uv_now(wire->loop));
     wire_handle_closed(wire);
+}
+
+static void warn_of_name(struct dial *dial, const char *error)
+{
+    struct peer_wire *wire = dial->wire;
+    uint64_t now_ms = uv_now(wire->loop);
+    if (dial->warned_ms != 0 && now_ms - dial->warned_ms < WARN_MS)
+        return;
+    dial->warned_ms = now_ms;
+    if (now_ms - wire->warnings_since_ms >= WARN_MS) {
+        wire->warnings_since_ms = now_ms;
+        wire->warnings = 0;
+    }
+    if (wire->warnings >= WARNINGS_MAX) {
+        wire->warnings_quiet++;
+        return;
+    }
+    wire->warnings++;
+    log_warn(wire->log, "peer.name_unknown", "node=%u name=\"%s\" error=\"%s\" quiet=%u",
+             dial->node, dial->peer->host, error, wire->warnings_quiet);
+    wire->warnings_quiet = 0;
 }
 
 /* --- Connections --- */
@@ -196,6 +227,7 @@ static void on_connect(uv_connect_t *request, int status)
         return;
     }
     enter(dial, DIAL_CONNECTED);
+    dial->connected_ms = dial->since_ms;
     dial->address_next = dial->address_count; /* the name is asked again next time */
     wire->callbacks.on_connected(wire->callbacks.ctx, dial->node);
 }
@@ -227,6 +259,8 @@ static void hang_up(struct dial *dial)
         dial->pause_ms = 0;
     else if (was_connected)
         pause_longer(dial);
+    if (was_connected)
+        dial->connected_ms = uv_now(wire->loop);
     enter(dial, DIAL_CLOSING);
     dial->address[0] = '\0';
     uv_close((uv_handle_t *)&dial->tcp, on_closed);

@@ -15,9 +15,10 @@ struct dial {
     uint32_t node;
     const struct config_peer *peer;
     enum dial_state state;
-    uint64_t since_ms;  /* of this state */
-    uint64_t pause_ms;  /* before the next try; grows with each that fails */
-    uint64_t warned_ms; /* the name's last error was logged */
+    uint64_t since_ms;     /* of this state */
+    uint64_t pause_ms;     /* before the next try; grows with each that fails */
+    uint64_t warned_ms;    /* the name's last error was logged */
+    uint64_t connected_ms; /* when it last was; at first: when this began */
     struct sockaddr_storage addresses[PEER_ADDRESSES_MAX];
     unsigned address_count, address_next;
     char address[PEER_ADDRESS_LEN_MAX]; /* of the connection */
@@ -38,6 +39,8 @@ struct peer_wire {
     uv_tcp_t listener;
     struct peer_source *sources; /* newest first */
     unsigned stranger_count;
+    uint64_t warnings_since_ms; /* of names, in the minute at hand */
+    unsigned warnings, warnings_quiet;
     unsigned resolving; /* names being looked up, each in a thread of libuv's pool */
     struct dial *dials; /* by node; the own one unused */
     unsigned user_timeout_ms;

@@ -16,8 +16,10 @@
 #define BURST_MAX 4u
 /* Ticks that far apart: this process stood still, not the others. */
 #define STALL_MS 1000u
-/* A node that isn't there is mentioned so often. */
-#define ABSENT_MS 60000u
+/* Nodes that aren't there for so long are mentioned, all of them in one line so often, and get
+ * hellos less often. */
+#define ABSENT_MS       60000u
+#define ABSENT_HELLO_MS 1000u
 
 static bool on_frame(void *ctx, struct peer_source *source, struct span frame);
 static enum peer_refusal on_hello(struct peer_node *node, struct peer_source *source,
@@ -37,6 +39,8 @@ static void on_disconnected(void *ctx, uint32_t node);
 static void on_ready(void *ctx, uint32_t node);
 static void push(struct peer_node *node);
 static void tick_node(struct peer_node *node, uint64_t now_ms);
+static bool is_absent(const struct peer_node *node, uint64_t now_ms);
+static void mention_absent(struct peers *peers, uint64_t now_ms);
 static void free_nodes(struct peers *peers);
 
 static struct uuid new_nonce(void)
@@ -78,10 +82,11 @@ enum err peers_new(uv_loop_t *loop, const struct peers_config *config,
         struct peer_node *node = &peers->nodes[i];
         node->peers = peers;
         node->node = i;
-        node->changed_ms = node->absent_ms = peers->ticked_ms;
+        node->changed_ms = peers->ticked_ms;
         config_print_peer(&c->network.peers.list[i], &node->name);
         peer_session_init(&node->session, &peers->own, peers->hello_key, i, new_nonce());
     }
+    peers_set_heartbeats(peers);
     enum err err = peer_wire_new(loop, c, config->log,
                                  &(struct peer_wire_callbacks){
                                      .ctx = peers,
@@ -188,6 +193,8 @@ void peers_tick(struct peers *peers)
             node->heard_ms = min_u64(node->heard_ms + gap_ms, now_ms);
         tick_node(node, now_ms);
     }
+    if (now_ms - peers->absent_ms >= ABSENT_MS)
+        mention_absent(peers, now_ms);
     peers_flush(peers);
 }
 
@@ -198,19 +205,41 @@ static void tick_node(struct peer_node *node, uint64_t now_ms)
     if (node->alive && now_ms - node->heard_ms > config->heartbeat.timeout_ms)
         end_session(node, "unheard");
     if (node->alive) {
-        node->absent_ms = now_ms;
-        if (now_ms - node->gossip_ms >= config->heartbeat.interval_ms)
+        if (now_ms - node->gossip_ms >= node->heartbeat_ms)
             node->gossip_due = true;
         return;
     }
-    if (node->connected && now_ms - node->hello_ms >= HELLO_MS)
+    uint64_t pause_ms = is_absent(node, now_ms) ? ABSENT_HELLO_MS : HELLO_MS;
+    if (node->connected && now_ms - node->hello_ms >= pause_ms)
         node->hello_due = true;
-    if (now_ms - node->absent_ms >= ABSENT_MS) {
-        node->absent_ms = now_ms;
-        log_warn(node->peers->log, "peer.absent", "node=%u name=\"%.*s\" connected=%d seconds=%lu",
-                 node->node, (int)node->name.len, (char *)node->name.ptr, node->connected,
-                 (now_ms - node->changed_ms) / 1000);
+}
+
+static bool is_absent(const struct peer_node *node, uint64_t now_ms)
+{
+    return node->node != node->peers->own.node && !node->alive &&
+           now_ms - node->changed_ms >= ABSENT_MS;
+}
+
+/* "peer.absent count=3 nodes=4,7-8": a line, however many they are. */
+static void mention_absent(struct peers *peers, uint64_t now_ms)
+{
+    struct buf nodes = {0};
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < peers->node_count; i++) {
+        uint32_t first = i;
+        while (i < peers->node_count && is_absent(&peers->nodes[i], now_ms))
+            i++;
+        if (i == first)
+            continue;
+        buf_printf(&nodes, i - first > 1 ? "%s%u-%u" : "%s%u", count > 0 ? "," : "", first, i - 1);
+        count += i - first;
     }
+    if (count > 0) {
+        peers->absent_ms = now_ms;
+        log_warn(peers->log, "peer.absent", "count=%u nodes=%.*s", count, (int)nodes.len,
+                 (char *)nodes.ptr);
+    }
+    buf_release(&nodes);
 }
 
 /* --- Frames out --- */
@@ -452,7 +481,7 @@ static void session_over(struct peer_node *node, const char *why)
     struct peers *peers = node->peers;
     ASSERT(node->alive);
     node->alive = false;
-    node->changed_ms = node->absent_ms = uv_now(peers->loop);
+    node->changed_ms = uv_now(peers->loop);
     node->gossip_due = false;
     node->rtt_us = node->stamp_us = 0;
     node->stats.items_dropped += peer_outbox_clear(&node->outbox);

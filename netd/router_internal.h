@@ -71,9 +71,19 @@ struct router {
      * smaller, and each costs about as much as 20 appends. */
     uint32_t working_max;
     bool room_made;
+    /* By bucket: something may be sent. Turns are many, and most buckets have nothing to do with
+     * most of them. */
+    bool *marks;
+    bool marked; /* any of them */
     struct router_stats stats;
     struct route routes[];
 };
+
+/* Calls were queued, messages packed, or there is room for more: the next flush has a look. */
+static inline void route_mark(struct route *route)
+{
+    route->router->marks[route->bucket] = route->router->marked = true;
+}
 
 #define SLOT_NONE UINT32_MAX
 

@@ -152,8 +152,12 @@ static uint64_t tick_interval(const struct bucket *bucket, uint64_t now)
 {
     const struct replica *replica = &bucket->replica;
     uint64_t tick = bucket->config.tick_ns, timeout = bucket->config.election_timeout_ns;
-    bool quiet = replica->leader != 0 && !bucket->damaged && now - replica->moved_ns >= timeout &&
-                 wal_commit_idx(bucket->wal) == wal_last_idx(bucket->wal);
+    bool nobody = true; /* is there who could hear it */
+    for (uint32_t i = 0; i < replica->peer_count; i++)
+        nobody = nobody && !liveness_is_alive(bucket, &replica->peers[i], now);
+    bool quiet = now - replica->moved_ns >= timeout &&
+                 (nobody || (replica->leader != 0 && !bucket->damaged &&
+                             wal_commit_idx(bucket->wal) == wal_last_idx(bucket->wal)));
     if (!quiet)
         return tick;
     return max_u64(min_u64(QUIET_INTERVALS * tick, timeout / TICKS_PER_TIMEOUT), tick);

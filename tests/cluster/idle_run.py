@@ -19,7 +19,9 @@ from support.report import Result  # noqa: E402
 # After a start leaders move to where they belong when all have been up for 30 s; quiet is a second later.
 SETTLE_S = 33.0
 # Lines that a node may log in a minute while it waits for others.
-LONELY_LINES_MAX = 3
+LONELY_LINES_MAX = 4
+# From then on those that don't answer are tried less often.
+LONELY_SETTLE_S = 65.0
 LONELY_NODES, LONELY_BUCKETS = 100, 256
 LONELY_RSS_MAX = 16 << 20  # of a process
 
@@ -134,26 +136,22 @@ def idle_cluster(options, base, buckets, result):
             result.expect(False, problem)
 
 
-class Mute:
-    """Listens and never says a word: what connects waits."""
-
-    def __init__(self, port):
-        self.socket = socket.socket()
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.socket.bind(("127.0.0.1", port))
-        self.socket.listen(128)
-        self.port = port
-
-    def close(self):
-        self.socket.close()
+def listen_mutely(host, port):
+    """What connects there waits: nobody ever says a word."""
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host, port))
+    listener.listen(8)
+    return listener
 
 
 def lonely(options, base, result):
     """Of the others some refuse connections, some take them and say nothing, some aren't reachable, and the names of
     some can't be resolved."""
-    mute = Mute(options.port + 3)
-    names = [f"127.0.0.1:{options.port + 2}", f"127.0.0.1:{mute.port}", "240.0.0.1:9190", "nowhere.invalid:9190"]
-    peers = [f"127.0.0.1:{options.port + 1}"] + [names[i % len(names)] for i in range(1, LONELY_NODES)]
+    kinds = [lambda i: f"127.0.2.{i}:{options.port + 2}", lambda i: f"127.0.1.{i}:{options.port + 2}",
+             lambda i: f"240.0.0.{i}:9190", lambda i: f"node{i}.invalid:9190"]
+    peers = [f"127.0.0.1:{options.port + 1}"] + [kinds[i % len(kinds)](i) for i in range(1, LONELY_NODES)]
+    mute = [listen_mutely(f"127.0.1.{i}", options.port + 2) for i in range(1, LONELY_NODES, len(kinds))]
     config = {"node.count": LONELY_NODES, "node.index": 0, "bucket.count": LONELY_BUCKETS,
               "partition.count": options.partitions, "replication.factor": 3, "network.peers": ",".join(peers),
               "cluster.secret": SECRET, "network.cluster_address": peers[0], "segment.size_bytes": "4MiB",
@@ -164,7 +162,7 @@ def lonely(options, base, result):
         node.start(wait=False)
         wait_for("its processes are up", lambda: node.children().get("netd") and
                  all(p["state"] == "up" for p in status(node)), 30.0, 0.2)
-        time.sleep(SETTLE_S)
+        time.sleep(LONELY_SETTLE_S)
         lines = len(node.log_text().splitlines())
         (row, ticks), = measure([node], options.seconds)
         new = node.log_text().splitlines()[lines:]
@@ -181,7 +179,8 @@ def lonely(options, base, result):
                       f"a bucket's process takes {mean / (1 << 20):.1f} MiB, netd {row['netd'][2] / (1 << 20):.1f} MiB")
     finally:
         node.kill()
-        mute.close()
+        for listener in mute:
+            listener.close()
 
 
 def status(node):

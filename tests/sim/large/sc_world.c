@@ -5,7 +5,7 @@
 
 #include "common/assert.h"
 #include "common/placement.h"
-#include "tests/sim/scale/sc.h"
+#include "tests/sim/large/sc.h"
 
 /* From what wakes a process to its turn. */
 #define WAKE_NS_MIN (20 * US)
@@ -48,8 +48,11 @@ static void init_bucket(struct scale *scale, uint32_t index)
     struct sc_bucket *bucket = &scale->buckets[index];
     bucket->count =
         placement_replicas(index, scale->options.nodes, scale->options.factor, bucket->nodes);
-    for (uint32_t slot = 0; slot < bucket->count; slot++)
+    for (uint32_t slot = 0; slot < bucket->count; slot++) {
         init_replica(scale, index, slot);
+        for (uint32_t other = 0; other < bucket->count; other++)
+            scale->nodes[bucket->nodes[slot]].peers[bucket->nodes[other]].shares |= other != slot;
+    }
 }
 
 /* The core's nodes are slots of the group: the simulated process has room for so many. */

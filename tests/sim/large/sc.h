@@ -61,7 +61,7 @@ struct sc_peer {
     struct peer_inbox inbox;
     size_t patient_bytes;
     uint64_t gossip_ns;
-    bool gossip_due;
+    bool gossip_due, shares; /* shares: a bucket, with this node */
 };
 
 /* Who leads, as far as this node's netd was told. */
@@ -79,7 +79,7 @@ struct sc_node {
     struct sc_hint *hints; /* by bucket */
     bool turn_planned, patient;
     struct sc_replica **replicas;
-    uint32_t replica_count, shared_peers;
+    uint32_t replica_count;
     struct sc_traffic traffic;
 };
 

@@ -5,7 +5,7 @@
 
 #include "common/assert.h"
 #include "netd/peer_frame.h"
-#include "tests/sim/scale/sc.h"
+#include "tests/sim/large/sc.h"
 
 #define TURN_NS_MIN  (20 * US)
 #define TURN_NS_MAX  (100 * US)
@@ -14,6 +14,8 @@
 #define PATIENCE_NS  (5 * MS)
 #define TICK_NS      (100 * MS)
 #define HEARTBEAT_NS SECOND
+/* To a node that shares no bucket. */
+#define FAR_HEARTBEAT_NS (2 * SECOND)
 /* A killed process's connections are reset at once; a new one's are there after a moment. */
 #define LOST_NS          MS
 #define SESSION_NS       (200 * MS)
@@ -261,7 +263,8 @@ static void on_tick_time(void *ctx, uint64_t boot)
         return;
     for (uint32_t i = 0; i < scale->options.nodes; i++) {
         struct sc_peer *peer = &node->peers[i];
-        peer->gossip_due |= scale->sched.now_ns - peer->gossip_ns >= HEARTBEAT_NS;
+        peer->gossip_due |= scale->sched.now_ns - peer->gossip_ns >=
+                            (peer->shares ? HEARTBEAT_NS : FAR_HEARTBEAT_NS);
     }
     plan_turn(node);
     sched_after(&scale->sched, TICK_NS, on_tick_time, node, boot);

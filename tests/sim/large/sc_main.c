@@ -1,4 +1,4 @@
-/* tests/sim/scale: the run's phases and its figures. */
+/* tests/sim/scale: a run's phases and its figures. */
 #include <getopt.h>
 #include <malloc.h>
 #include <stdio.h>
@@ -6,7 +6,7 @@
 #include <time.h>
 
 #include "common/assert.h"
-#include "tests/sim/scale/sc.h"
+#include "tests/sim/large/sc.h"
 
 #define STEP          (100 * MS)
 #define START_NS_MAX  (60 * SECOND)
@@ -102,16 +102,10 @@ static void print_placement(struct scale *scale)
     for (uint32_t i = 0; i < scale->options.buckets; i++)
         leaders[scale->buckets[i].nodes[0]]++;
     for (uint32_t i = 0; i < scale->options.nodes; i++) {
-        bool shares[SC_NODES_MAX] = {false};
         replicas[i] = scale->nodes[i].replica_count;
-        for (uint32_t k = 0; k < scale->nodes[i].replica_count; k++) {
-            const struct sc_bucket *bucket = &scale->buckets[scale->nodes[i].replicas[k]->bucket];
-            for (uint32_t slot = 0; slot < bucket->count; slot++)
-                shares[bucket->nodes[slot]] = true;
-        }
         peers[i] = 0;
         for (uint32_t k = 0; k < scale->options.nodes; k++)
-            peers[i] += k != i && shares[k];
+            peers[i] += scale->nodes[i].peers[k].shares;
     }
     print_head("placement");
     print_spread("replicas of a node", replicas, scale->options.nodes, 1);

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 
 #include "common/assert.h"
-#include "tests/sim/scale/sc.h"
+#include "tests/sim/large/sc.h"
 
 /* netd/router.c: NOT_LEADER_REST_MS, NO_QUORUM_REST_MS, SILENCE_MS_MAX. */
 #define REST_NS           (20 * MS)
