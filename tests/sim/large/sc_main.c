@@ -15,6 +15,11 @@
 #define DOWN_NS       (4 * SECOND)
 /* While nodes are killed: what is measured is a probe of each bucket, beside some load. */
 #define KILL_RATE_MAX 500u
+/* Where nothing fails. A follower that has no room for what it could take makes a leader wait for
+ * a quarter of the election's timeout. */
+#define LATENCY_NS_MAX (100 * MS)
+/* With 3 replicas and the usual times it is 5.5. */
+#define IDLE_TICKS_MAX 8u /* of a replica in a second, on an average */
 
 static const char usage[] =
     "usage: scale [--nodes N] [--buckets N] [--partitions N] [--rf N] [--seed S]\n"
@@ -60,6 +65,18 @@ static void print_head(const char *name)
         print_spread(name, values, (scale)->options.nodes, (double)(scale)->options.seconds);      \
     } while (0)
 
+/* Ticks come further apart where nothing happens. */
+static void check_idle(struct scale *scale)
+{
+    uint64_t ticks = 0, replicas = 0;
+    for (uint32_t i = 0; i < scale->options.nodes; i++) {
+        ticks += scale->nodes[i].traffic.ticks_out;
+        replicas += scale->nodes[i].replica_count;
+    }
+    require(scale, ticks <= IDLE_TICKS_MAX * replicas * scale->options.seconds,
+            "idle replicas say little");
+}
+
 static void measure(struct scale *scale, const char *name)
 {
     for (uint32_t i = 0; i < scale->options.nodes; i++)
@@ -79,6 +96,11 @@ static void measure(struct scale *scale, const char *name)
     PRINT_TRAFFIC(scale, "netd's turns/s", netd_turns);
     PRINT_TRAFFIC(scale, "turns/s of all bucket processes", bucket_turns);
     acked = scale->acked - acked;
+    if (acked == 0)
+        check_idle(scale);
+    else
+        require(scale, samples_at(&scale->latency, 1000) < LATENCY_NS_MAX,
+                "without faults no append waits for long");
     if (acked > 0)
         printf("  %lu appends/s acknowledged; latency ms p50 %.2f, p99 %.2f, max %.2f\n",
                acked / scale->options.seconds, (double)samples_at(&scale->latency, 500) / MS,
