@@ -12,6 +12,8 @@
 #define WAKE_NS_MAX (100 * US)
 /* The simulated netds' one link: which of them asked is in the request's number. */
 #define LINK 1u
+/* Boots are made from the clock: messages are as long as real ones. */
+#define BOOTS_US 1795000000000000u
 
 static void init_bucket(struct scale *scale, uint32_t index);
 static void init_replica(struct scale *scale, uint32_t bucket, uint32_t slot);
@@ -76,7 +78,7 @@ static void init_replica(struct scale *scale, uint32_t bucket, uint32_t slot)
         .cache_bytes = 1 << 20,
         .index_cache_bytes = 1 << 20,
         .replica_count = group->count,
-        .age = node->index + 1,
+        .age = BOOTS_US / 1000 + node->index,
         .tick_ns = options->tick_ms * MS,
         .election_timeout_ns = options->election_ms * MS,
         .stale_after_ns = 10 * SECOND,
@@ -207,7 +209,7 @@ void scale_start_node(struct scale *scale, uint32_t index)
 
 static void start_replica(struct sc_replica *replica, uint64_t boot)
 {
-    replica->process.config.boot = boot;
+    replica->process.config.boot = BOOTS_US + boot;
     ASSERT(node_start(&replica->process) == ERR_OK);
     node_add_link(&replica->process, LINK);
 }
