@@ -13,8 +13,10 @@
 #include "supervisor/node_internal.h"
 
 #define STATS_MS 1000
-/* Where nobody has looked for so long they are asked less often: each answer wakes a process. */
+/* Where nobody has looked for so long, and none of them has just started, they are asked less
+ * often: each answer wakes a process. */
 #define LOOKED_MS      10000
+#define YOUNG_MS       30000
 #define STATS_QUIET_MS 5000
 /* A process that works but doesn't answer for so long is reported. */
 #define UNANSWERED_MS_MAX 10000
@@ -399,8 +401,10 @@ static void ask_stats(uv_timer_t *timer)
     struct node *node = timer->data;
     uint64_t now_ms = node_now_ms();
     requests_expire(node, now_ms);
-    bool looked = node->looked_ms != 0 && now_ms - node->looked_ms < LOOKED_MS;
-    if (!looked && now_ms - node->stats_asked_ms < STATS_QUIET_MS)
+    bool lively = node->looked_ms != 0 && now_ms - node->looked_ms < LOOKED_MS;
+    for (unsigned i = 0; i < node->supervisor.count; i++)
+        lively |= now_ms - node->supervisor.children[i].ready_ms < YOUNG_MS;
+    if (!lively && now_ms - node->stats_asked_ms < STATS_QUIET_MS)
         return;
     node->stats_asked_ms = now_ms;
     node->stats_req_id++;

@@ -129,8 +129,8 @@ def idle_cluster(options, base, buckets, result):
                   f"{moved['peer_items_out']:.1f} items/s, {moved['peer_bytes_out']:.0f} bytes/s; "
                   f"{moved['peer_frames_in']:.1f} frames/s in")
             result.expect(row["all"][0] < options.limit,
-                          f"node {node.index} of {options.nodes} with {buckets} buckets takes {row['all'][0]:.2f} % of a "
-                          f"core when idle (at most {options.limit})")
+                          f"node {node.index} of {options.nodes} with {buckets} buckets takes {row['all'][0]:.2f} % "
+                          f"of a core when idle (at most {options.limit})")
             result.expect(moved["peer_frames_out"] > 0, f"node {node.index} speaks with the others")
         for problem in cluster.stop():
             result.expect(False, problem)
@@ -171,7 +171,8 @@ def lonely(options, base, result):
                        for kind, pids in processes(node).items()}
         print(f"  {len(new)} lines of log in {options.seconds:.0f} s; descriptors of a process: {descriptors}")
         print("".join(f"    {line}\n" for line in new[:8]), end="", flush=True)
-        result.expect(row["all"][0] < options.limit, f"it takes {row['all'][0]:.2f} % of a core (at most {options.limit})")
+        result.expect(row["all"][0] < options.limit,
+                      f"it takes {row['all'][0]:.2f} % of a core (at most {options.limit})")
         lines_max = LONELY_LINES_MAX * max(options.seconds / 60, 1)
         result.expect(len(new) <= lines_max, f"{len(new)} lines in its log, expected at most {lines_max:.0f}")
         mean = row["buckets"][2] / max(len(processes(node)["buckets"]), 1)
