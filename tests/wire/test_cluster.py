@@ -238,8 +238,9 @@ def test_all_stop_cleanly(cluster):
     cluster.start()
 
 
-@pytest.mark.parametrize("nodes,event,spare,idle", [(3, "level=info proc=supervisor event=placement", 0, 1),
-                                                    (10, "level=warn proc=supervisor event=placement.few_buckets", 2, 6)])
+@pytest.mark.parametrize("nodes,event,spare,idle", [
+    (3, "level=info proc=supervisor event=placement", 0, 1),
+    (10, "level=warn proc=supervisor event=placement.few_buckets", 2, 6)])
 def test_a_start_tells_what_the_buckets_can_use(tmp_path, next_port, nodes, event, spare, idle):
     ports = [next_port(), next_port()]
     peers = [f"127.0.0.{i + 1}:{ports[1]}" for i in range(nodes)]

@@ -46,7 +46,6 @@ struct sc_replica {
     uint32_t input_count, input_cap, patient_count; /* the first ones that wait for company */
     bool turn_planned;
     struct replica_state told; /* as the netd knows it */
-    uint64_t heap_bytes;
 };
 
 struct sc_bucket {
@@ -151,8 +150,7 @@ void calls_end_load(struct scale *scale);
 /* One append to each of these buckets, whose time counts from now on. */
 void calls_probe(struct scale *scale, const bool *buckets);
 /* Messages of a bucket's process to a netd that asked it. */
-void calls_on_reply(struct scale *scale, uint32_t entry, uint32_t bucket, uint32_t from,
-                    struct span bytes);
+void calls_on_reply(struct scale *scale, uint32_t entry, struct span bytes);
 void calls_on_node_lost(struct scale *scale, uint32_t node);
 /* Whose call a reply is. */
 uint32_t calls_entry(struct scale *scale, uint64_t req_id);

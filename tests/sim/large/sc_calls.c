@@ -1,5 +1,6 @@
 /* Clients: appends that come at random to all nodes alike, and go to who leads, as netd/router.c
  * sends them: by the hints of gossip and refusals, again after a rest, with the same event id. */
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "common/assert.h"
@@ -213,12 +214,9 @@ static void pack_call(struct scale *scale, const struct sc_call *call, struct bu
 
 /* --- in --- */
 
-void calls_on_reply(struct scale *scale, uint32_t entry, uint32_t bucket, uint32_t from,
-                    struct span bytes)
+void calls_on_reply(struct scale *scale, uint32_t entry, struct span bytes)
 {
     struct msg msg;
-    (void)bucket;
-    (void)from;
     while (bytes.len > 0) {
         ASSERT(msg_unpack(&bytes, &msg) == ERR_OK);
         struct sc_call *call = find_call(scale, msg.u.fail_reply.req_id);

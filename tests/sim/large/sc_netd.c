@@ -17,11 +17,10 @@
 /* To a node that shares no bucket. */
 #define FAR_HEARTBEAT_NS (2 * SECOND)
 /* A killed process's connections are reset at once; a new one's are there after a moment. */
-#define LOST_NS          MS
-#define SESSION_NS       (200 * MS)
-#define LENGTH_BYTES     4u
-#define COMPRESS_BYTES   4096u /* peer_frame.c: larger bodies are compressed */
-#define INPUTS_BYTES_MAX (1u << 20)
+#define LOST_NS        MS
+#define SESSION_NS     (200 * MS)
+#define LENGTH_BYTES   4u
+#define COMPRESS_BYTES 4096u /* peer_frame.c: larger bodies are compressed */
 
 struct frame {
     struct scale *scale;
@@ -355,7 +354,7 @@ static void take_item(struct sc_node *node, uint32_t from, const struct msg_item
     uint32_t bucket = (uint32_t)item->bucket;
     enum relay_kind kind = (enum relay_kind)item->kind;
     if (kind == RELAY_REPLY) {
-        calls_on_reply(scale, node->index, bucket, from, bytes);
+        calls_on_reply(scale, node->index, bytes);
         return;
     }
     struct sc_replica *replica = scale_replica(scale, bucket, node->index);

@@ -1,6 +1,4 @@
 /* Nodes, buckets, processes and their turns. */
-#include <malloc.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "common/assert.h"
@@ -222,7 +220,6 @@ void scale_kill_node(struct scale *scale, uint32_t index)
     netd_end(node);
 }
 
-/* What its end gives back is what it held. */
 static void on_end(void *ctx, enum node_end end)
 {
     struct sc_replica *replica = ctx;
@@ -326,7 +323,7 @@ static void on_frame(void *ctx, uint32_t link, struct span frame)
         /* Every answer begins with its req_id. */
         uint32_t entry = calls_entry(scale, msg.u.fail_reply.req_id);
         if (entry == replica->node)
-            calls_on_reply(scale, entry, replica->bucket, replica->node, bytes);
+            calls_on_reply(scale, entry, bytes);
         else if (entry != UINT32_MAX)
             netd_send(&scale->nodes[replica->node], entry, RELAY_REPLY, replica->bucket, bytes);
     }
