@@ -27,15 +27,23 @@ static uint64_t posix_now_ns(struct env *env)
     return uv_hrtime();
 }
 
+/* A few bytes are wanted whenever a leader is heard: they are taken from the kernel many at a
+ * time. */
 static void posix_random(struct env *env, void *to, size_t len)
 {
-    (void)env;
-    for (size_t done = 0; done < len;) {
-        ssize_t got = getrandom((char *)to + done, len - done, 0);
-        ASSERT(got > 0 || errno == EINTR);
-        if (got > 0)
-            done += (size_t)got;
+    struct env_posix *posix = (struct env_posix *)env;
+    ASSERT(len <= sizeof posix->random);
+    if (posix->random_left < len) {
+        for (size_t done = 0; done < sizeof posix->random;) {
+            ssize_t got = getrandom(posix->random + done, sizeof posix->random - done, 0);
+            ASSERT(got > 0 || errno == EINTR);
+            if (got > 0)
+                done += (size_t)got;
+        }
+        posix->random_left = sizeof posix->random;
     }
+    posix->random_left -= len;
+    memcpy(to, posix->random + posix->random_left, len);
 }
 
 static void run_job(uv_work_t *work)

@@ -23,6 +23,8 @@ struct env_posix {
     struct env_posix_links links;
     struct job *finished[ENV_FINISHED_MAX]; /* brief jobs whose done is still to come */
     unsigned finished_count;
+    uint8_t random[256]; /* the last random_left of them weren't used yet */
+    size_t random_left;
 };
 
 /* Calls done for the brief jobs that were submitted; true where there were any. Once in each turn,

@@ -20,6 +20,7 @@ static struct relay_link *add_link(struct relay *relay, uint32_t node, uint64_t 
 static void lose_link(struct relay *relay, struct relay_link *link);
 static struct buf *room(struct relay *relay, struct relay_out *out);
 static void ship(struct relay *relay, struct relay_out *out);
+static bool is_routine(struct span bytes);
 
 void relay_init(struct relay *relay, uint32_t node, const uint32_t *replicas, uint32_t count,
                 const struct relay_ops *ops, const struct log *log)
@@ -72,7 +73,7 @@ void relay_on_message(struct relay *relay, const struct msg_relay *m)
     struct relay_link *link = find_node(relay, m->node);
     if (m->node >= NODE_COUNT_MAX) {
         log_warn(relay->log, "relay.refused", "node=%lu", m->node);
-    } else if (m->kind == RELAY_PEER) {
+    } else if (m->kind == RELAY_PEER || m->kind == RELAY_TICK) {
         while (next_message(relay, m, &rest, &msg))
             relay->ops.on_peer(relay->ops.ctx, (uint32_t)m->node, &msg);
     } else if (m->kind == RELAY_REQUEST) {
@@ -228,12 +229,21 @@ static struct buf *room(struct relay *relay, struct relay_out *out)
 static void ship(struct relay *relay, struct relay_out *out)
 {
     struct buf *to = relay->ops.netd_outbox(relay->ops.ctx);
+    bool routine = out->kind == RELAY_PEER && is_routine(buf_span(&out->bytes));
     if (to != NULL)
-        msg_pack_relay(to, &(struct msg_relay){.kind = out->kind,
+        msg_pack_relay(to, &(struct msg_relay){.kind = routine ? RELAY_TICK : out->kind,
                                                .node = out->node,
                                                .boot = out->boot,
                                                .bytes = buf_span(&out->bytes)});
     buf_clear(&out->bytes, out->kind == RELAY_PEER ? PEER_KEEP_BYTES : LINK_KEEP_BYTES);
+}
+
+/* One tick that nobody waits for, and nothing else. */
+static bool is_routine(struct span bytes)
+{
+    struct msg msg;
+    return msg_unpack(&bytes, &msg) == ERR_OK && bytes.len == 0 && msg.tag == TAG_tick &&
+           msg.u.tick.routine;
 }
 
 void relay_flush(struct relay *relay)

@@ -39,6 +39,19 @@ unsigned placement_replicas(uint32_t bucket, uint32_t node_count, uint32_t facto
     return count;
 }
 
+void placement_count(uint32_t bucket_count, uint32_t node_count, uint32_t factor,
+                     struct placement_share *ret_shares)
+{
+    memset(ret_shares, 0, node_count * sizeof *ret_shares);
+    for (uint32_t bucket = 0; bucket < bucket_count; bucket++) {
+        uint32_t nodes[REPLICAS_MAX];
+        unsigned count = placement_replicas(bucket, node_count, factor, nodes);
+        ret_shares[nodes[0]].leads++;
+        for (unsigned i = 0; i < count; i++)
+            ret_shares[nodes[i]].holds++;
+    }
+}
+
 bool placement_holds(uint32_t bucket, uint32_t node_count, uint32_t factor, uint32_t node)
 {
     uint32_t nodes[REPLICAS_MAX];

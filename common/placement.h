@@ -14,4 +14,11 @@
  * returns how many: the lesser of factor (REPLICAS_MAX at most) and node_count. */
 unsigned placement_replicas(uint32_t bucket, uint32_t node_count, uint32_t factor,
                             uint32_t ret_nodes[static REPLICAS_MAX]);
+/* What a node holds of all buckets, and of how many it is the first choice. */
+struct placement_share {
+    uint32_t holds, leads;
+};
+/* Of each node: ret_shares has room for node_count. */
+void placement_count(uint32_t bucket_count, uint32_t node_count, uint32_t factor,
+                     struct placement_share *ret_shares);
 bool placement_holds(uint32_t bucket, uint32_t node_count, uint32_t factor, uint32_t node);

@@ -7,6 +7,10 @@
 #include "common/placement.h"
 
 #define TICK_MS 100u
+/* Routine ticks wait so long for those of other buckets, but never longer than a small part of the
+ * time between them. */
+#define PATIENCE_MS   5u
+#define PATIENCE_PART 20u
 /* Beyond so much that a local process hasn't taken, what other replicas say to it is dropped: Raft
  * says it again. Requests are bounded by their senders' credit. */
 #define LOCAL_WAITING_BYTES_MAX (64u << 20)
@@ -40,6 +44,10 @@ struct cluster {
     uint32_t broken_count, broken_cap;
     bool stopping;
 
+    uv_timer_t patience;
+    uint64_t patience_ms;
+    bool patient; /* the timer runs */
+
     bool gossip_changed, gossip_now; /* what is told has changed; it is told at once */
     struct buf gossip;
     uint64_t tick_at_ms, load_at_ms, load, commands;
@@ -53,6 +61,8 @@ static void on_item(void *ctx, uint32_t node, uint64_t boot, uint32_t bucket, en
                     struct span bytes);
 static void on_node(void *ctx, uint32_t node, uint64_t boot, bool alive);
 static void on_gossip(void *ctx, uint32_t node);
+static void be_patient(struct cluster *cluster);
+static void on_patience_end(uv_timer_t *timer);
 static void pass_to_local(struct cluster *cluster, uint32_t bucket, const struct msg_relay *m);
 static void pass_to_peer(struct cluster *cluster, uint32_t bucket, const struct msg_relay *m);
 static void on_replica_state(struct cluster *cluster, uint32_t bucket,
@@ -82,6 +92,7 @@ enum err cluster_new(const struct cluster_config *config, struct cluster **ret_c
     for (uint32_t i = 0; i < c->bucket.count; i++)
         cluster->locals[i].placed =
             placement_holds(i, c->node.count, c->replication.factor, c->node.index);
+    cluster->patience_ms = min_u64(PATIENCE_MS, c->replication.tick_ms / PATIENCE_PART);
     enum err err = ERR_OK;
     if (c->node.count > 1) {
         struct peers_config peers_config = {.config = c,
@@ -96,6 +107,8 @@ enum err cluster_new(const struct cluster_config *config, struct cluster **ret_c
         err = peers_new(config->loop, &peers_config, &callbacks, &cluster->peers);
     }
     if (err == ERR_OK) {
+        uv_timer_init(config->loop, &cluster->patience);
+        cluster->patience.data = cluster;
         cluster->gossip_now = true;
         *ret_cluster = cluster;
     } else {
@@ -120,6 +133,7 @@ static void on_item(void *ctx, uint32_t node, uint64_t boot, uint32_t bucket, en
     case RELAY_PEER:
     case RELAY_REQUEST:
     case RELAY_NOTICE:
+    case RELAY_TICK:
         pass_to_local(
             cluster, bucket,
             &(struct msg_relay){.kind = kind, .node = node, .boot = boot, .bytes = bytes});
@@ -136,15 +150,38 @@ static void on_item(void *ctx, uint32_t node, uint64_t boot, uint32_t bucket, en
 static void pass_to_local(struct cluster *cluster, uint32_t bucket, const struct msg_relay *m)
 {
     struct buf *out = router_local_outbox(cluster->config.router, bucket);
-    if (out != NULL && (m->kind != RELAY_PEER || out->len < LOCAL_WAITING_BYTES_MAX)) {
+    bool bounded = m->kind == RELAY_PEER || m->kind == RELAY_TICK;
+    if (out != NULL && (!bounded || out->len < LOCAL_WAITING_BYTES_MAX)) {
+        size_t before = out->len;
         cluster->stats.relays_in++;
         msg_pack_relay(out, m);
+        if (m->kind == RELAY_TICK) {
+            router_may_wait(cluster->config.router, bucket, before);
+            be_patient(cluster);
+        }
         return;
     }
     cluster->stats.relays_dropped++;
     /* Who asks needn't wait in vain. */
     if (m->kind == RELAY_REQUEST)
         break_link(cluster, bucket, (uint32_t)m->node, m->boot);
+}
+
+static void be_patient(struct cluster *cluster)
+{
+    if (cluster->patient)
+        return;
+    cluster->patient = true;
+    uv_timer_start(&cluster->patience, on_patience_end, cluster->patience_ms, 0);
+}
+
+/* The turn that follows sends what has waited. */
+static void on_patience_end(uv_timer_t *timer)
+{
+    struct cluster *cluster = timer->data;
+    cluster->patient = false;
+    peers_hurry(cluster->peers);
+    router_hurry(cluster->config.router);
 }
 
 static void on_node(void *ctx, uint32_t node, uint64_t boot, bool alive)
@@ -205,8 +242,10 @@ static void pass_to_peer(struct cluster *cluster, uint32_t bucket, const struct 
 {
     uint32_t node = (uint32_t)m->node;
     bool sent = false;
-    if (m->kind == RELAY_PEER) {
-        sent = peers_send(cluster->peers, node, bucket, RELAY_PEER, 0, m->bytes);
+    if (m->kind == RELAY_PEER || m->kind == RELAY_TICK) {
+        sent = peers_send(cluster->peers, node, bucket, (enum relay_kind)m->kind, 0, m->bytes);
+        if (m->kind == RELAY_TICK)
+            be_patient(cluster);
     } else if (m->kind == RELAY_REPLY && !is_broken(cluster, bucket, node, m->boot)) {
         sent = peers_send(cluster->peers, node, bucket, RELAY_REPLY, m->boot, m->bytes);
         if (!sent && peers_boot(cluster->peers, node) == m->boot)

@@ -16,8 +16,10 @@
 #define BURST_MAX 4u
 /* Ticks that far apart: this process stood still, not the others. */
 #define STALL_MS 1000u
-/* A node that isn't there is mentioned so often. */
-#define ABSENT_MS 60000u
+/* Nodes that aren't there for so long are mentioned, all of them in one line so often, and get
+ * hellos less often. */
+#define ABSENT_MS       60000u
+#define ABSENT_HELLO_MS 1000u
 
 static bool on_frame(void *ctx, struct peer_source *source, struct span frame);
 static enum peer_refusal on_hello(struct peer_node *node, struct peer_source *source,
@@ -40,6 +42,8 @@ static void push(struct peer_node *node);
 static void judge_connection(struct peer_node *node);
 static bool on_vouch(void *ctx, uint32_t node, const uint8_t vouch[static PEER_VOUCH_BYTES]);
 static void tick_node(struct peer_node *node, uint64_t now_ms);
+static bool is_absent(const struct peer_node *node, uint64_t now_ms);
+static void mention_absent(struct peers *peers, uint64_t now_ms);
 static void free_nodes(struct peers *peers);
 
 static struct uuid new_nonce(void)
@@ -83,11 +87,12 @@ enum err peers_new(uv_loop_t *loop, const struct peers_config *config,
         struct peer_node *node = &peers->nodes[i];
         node->peers = peers;
         node->node = i;
-        node->changed_ms = node->absent_ms = peers->ticked_ms;
+        node->changed_ms = peers->ticked_ms;
         if (named)
             config_print_peer(&c->network.peers.list[i], &node->name);
         peer_session_init(&node->session, &peers->own, peers->hello_key, i, new_nonce());
     }
+    peers_set_heartbeats(peers);
     enum err err = peer_wire_new(loop, c, config->log,
                                  &(struct peer_wire_callbacks){
                                      .ctx = peers,
@@ -149,18 +154,29 @@ bool peers_send(struct peers *peers, uint32_t node, uint32_t bucket, enum relay_
 {
     ASSERT(node < peers->node_count && node != peers->own.node);
     struct peer_node *to = &peers->nodes[node];
+    bool patient = kind == RELAY_TICK && peer_outbox_bytes(&to->outbox) == to->patient_bytes;
     if (to->alive && (boot == 0 || boot == to->boot) &&
-        peer_outbox_put(&to->outbox, kind, bucket, bytes))
+        peer_outbox_put(&to->outbox, kind, bucket, bytes)) {
+        if (patient)
+            to->patient_bytes = peer_outbox_bytes(&to->outbox);
         return true;
+    }
     to->stats.items_dropped++;
     return false;
+}
+
+void peers_hurry(struct peers *peers)
+{
+    for (uint32_t i = 0; i < peers->node_count; i++)
+        peers->nodes[i].patient_bytes = 0;
 }
 
 void peers_flush(struct peers *peers)
 {
     for (uint32_t i = 0; i < peers->node_count; i++) {
         struct peer_node *node = &peers->nodes[i];
-        if (node->hello_due || node->gossip_due || peer_outbox_bytes(&node->outbox) > 0)
+        if (node->hello_due || node->gossip_due ||
+            peer_outbox_bytes(&node->outbox) > node->patient_bytes)
             push(node);
     }
 }
@@ -197,6 +213,8 @@ void peers_tick(struct peers *peers)
             node->heard_ms = min_u64(node->heard_ms + gap_ms, now_ms);
         tick_node(node, now_ms);
     }
+    if (now_ms - peers->absent_ms >= ABSENT_MS)
+        mention_absent(peers, now_ms);
     peers_flush(peers);
 }
 
@@ -208,19 +226,41 @@ static void tick_node(struct peer_node *node, uint64_t now_ms)
     if (node->alive && now_ms - node->heard_ms > config->heartbeat.timeout_ms)
         end_session(node, "unheard");
     if (node->alive) {
-        node->absent_ms = now_ms;
-        if (now_ms - node->gossip_ms >= config->heartbeat.interval_ms)
+        if (now_ms - node->gossip_ms >= node->heartbeat_ms)
             node->gossip_due = true;
         return;
     }
-    if (node->connected && now_ms - node->hello_ms >= HELLO_MS)
+    uint64_t pause_ms = is_absent(node, now_ms) ? ABSENT_HELLO_MS : HELLO_MS;
+    if (node->connected && now_ms - node->hello_ms >= pause_ms)
         node->hello_due = true;
-    if (now_ms - node->absent_ms >= ABSENT_MS) {
-        node->absent_ms = now_ms;
-        log_warn(node->peers->log, "peer.absent", "node=%u name=\"%.*s\" connected=%d seconds=%lu",
-                 node->node, (int)node->name.len, (char *)node->name.ptr, node->connected,
-                 (now_ms - node->changed_ms) / 1000);
+}
+
+static bool is_absent(const struct peer_node *node, uint64_t now_ms)
+{
+    return node->node != node->peers->own.node && !node->alive &&
+           now_ms - node->changed_ms >= ABSENT_MS;
+}
+
+/* "peer.absent count=3 nodes=4,7-8": a line, however many they are. */
+static void mention_absent(struct peers *peers, uint64_t now_ms)
+{
+    struct buf nodes = {0};
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < peers->node_count; i++) {
+        uint32_t first = i;
+        while (i < peers->node_count && is_absent(&peers->nodes[i], now_ms))
+            i++;
+        if (i == first)
+            continue;
+        buf_printf(&nodes, i - first > 1 ? "%s%u-%u" : "%s%u", count > 0 ? "," : "", first, i - 1);
+        count += i - first;
     }
+    if (count > 0) {
+        peers->absent_ms = now_ms;
+        log_warn(peers->log, "peer.absent", "count=%u nodes=%.*s", count, (int)nodes.len,
+                 (char *)nodes.ptr);
+    }
+    buf_release(&nodes);
 }
 
 /* With multicast DNS anybody may have named the address. */
@@ -271,8 +311,10 @@ static void push(struct peer_node *node)
             uint8_t *room = peer_wire_room(wire, node->node, peer_frame_bytes_max(body.len));
             len = peer_session_seal(&node->session, body, room);
         }
-        if (items)
+        if (items) {
             node->stats.items_out += peer_outbox_take(&node->outbox, body);
+            node->patient_bytes = 0;
+        }
         node->stats.frames_out++;
         node->stats.bytes_out += len;
         peer_wire_send(wire, node->node, len, burst == BURST_MAX);
@@ -411,7 +453,7 @@ static enum peer_refusal on_item(struct peer_node *node, const struct msg_item *
         peer_inbox_put(&node->inbox, item, &whole, &bytes) != ERR_OK)
         return PEER_REFUSED_BODY;
     /* Kinds of a newer version mean nothing here. */
-    if (!whole || item->kind < RELAY_PEER || item->kind > RELAY_NOTICE)
+    if (!whole || item->kind < RELAY_PEER || item->kind > RELAY_TICK)
         return PEER_OK;
     node->stats.items_in++;
     peers->callbacks.on_item(peers->callbacks.ctx, node->node, node->boot, (uint32_t)item->bucket,
@@ -488,12 +530,13 @@ static void session_over(struct peer_node *node, const char *why)
     struct peers *peers = node->peers;
     ASSERT(node->alive);
     node->alive = false;
-    node->changed_ms = node->absent_ms = uv_now(peers->loop);
+    node->changed_ms = uv_now(peers->loop);
     node->gossip_due = false;
     node->rtt_us = node->stamp_us = 0;
     if (peers->mdns != NULL)
         mdns_set_alive(peers->mdns, node->node, false);
     node->stats.items_dropped += peer_outbox_clear(&node->outbox);
+    node->patient_bytes = 0;
     peer_inbox_clear(&node->inbox);
     log_info(peers->log, "peer.down", "node=%u name=\"%.*s\" boot=%lu reason=\"%s\"", node->node,
              (int)node->name.len, (char *)node->name.ptr, node->boot, why);

@@ -9,8 +9,9 @@
  * answers asks again.
  *
  * All items given to peers_send in one turn leave as one frame for each node (several where they
- * are many). What waits for one node is bounded: beyond PEER_QUEUE_BYTES items for it are refused.
- * Nothing is ever sent to a node without a session.
+ * are many). Ticks (RELAY_TICK) wait for others to go with, or for peers_hurry: with many buckets
+ * one frame then carries what all of them have to say. What waits for one node is bounded: beyond
+ * PEER_QUEUE_BYTES items for it are refused. Nothing is ever sent to a node without a session.
  *
  * One loop, one thread. Callbacks come from the loop or from peers_tick, never from peers_send,
  * peers_flush, peers_set_gossip or peers_close. */
@@ -99,6 +100,8 @@ bool peers_send(struct peers *peers, uint32_t node, uint32_t bucket, enum relay_
 void peers_flush(struct peers *peers);
 /* This node is about to leave: it is no longer announced. */
 void peers_leave(struct peers *peers);
+/* What has waited for company waits no more: it leaves with the next flush. */
+void peers_hurry(struct peers *peers);
 /* Every 100 ms or so: heartbeats, timeouts, names, connections. */
 void peers_tick(struct peers *peers);
 

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 
 #include "common/assert.h"
+#include "common/placement.h"
 #include "netd/peers_internal.h"
 
 /* A round trip above it is a clock that was stopped. */
@@ -15,6 +16,26 @@ _Static_assert(PEER_REFUSAL_COUNT <= sizeof((struct peers_totals *)0)->refused /
 static uint64_t now_us(void)
 {
     return uv_hrtime() / 1000;
+}
+
+/* In a large cluster most nodes have no bucket in common with this one. They hear at once of what
+ * changes; for being alive half the heartbeats do, as long as three fit the timeout. */
+void peers_set_heartbeats(struct peers *peers)
+{
+    const struct config *c = peers->config;
+    uint64_t interval = c->heartbeat.interval_ms;
+    uint64_t others = max_u64(min_u64(2 * interval, c->heartbeat.timeout_ms / 3), interval);
+    for (uint32_t i = 0; i < peers->node_count; i++)
+        peers->nodes[i].heartbeat_ms = others;
+    for (uint32_t bucket = 0; bucket < c->bucket.count; bucket++) {
+        uint32_t nodes[REPLICAS_MAX];
+        unsigned count = placement_replicas(bucket, c->node.count, c->replication.factor, nodes);
+        bool shared = false;
+        for (unsigned i = 0; i < count; i++)
+            shared |= nodes[i] == peers->own.node;
+        for (unsigned i = 0; shared && i < count; i++)
+            peers->nodes[nodes[i]].heartbeat_ms = interval;
+    }
 }
 
 void peers_set_gossip(struct peers *peers, enum node_health health, uint64_t load,

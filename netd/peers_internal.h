@@ -17,15 +17,17 @@ struct peer_node {
     struct buf name;
     struct peer_session session;
     struct peer_outbox outbox;
+    size_t patient_bytes; /* of the outbox, from its front: they wait for company */
     struct peer_inbox inbox;
     struct peer_source *source; /* that its last believed frame came by; NULL: none */
     bool connected;             /* our connection to it */
     bool alive;                 /* as the callbacks were told; boot is that session's */
     uint64_t boot;
     bool hello_due, gossip_due;
+    uint64_t heartbeat_ms; /* between two gossips to it */
     unsigned answers_left; /* hellos that its hellos may ask for until the next tick */
     /* Loop times in ms. */
-    uint64_t changed_ms, heard_ms, hello_ms, gossip_ms, absent_ms;
+    uint64_t changed_ms, heard_ms, hello_ms, gossip_ms;
     struct peer_stats stats;
 
     /* What it told. */
@@ -54,7 +56,7 @@ struct peers {
     struct buf body;    /* the gossip being sent */
     struct peer_warnings warnings;
     uint64_t refused[PEER_REFUSAL_COUNT];
-    uint64_t ticked_ms;
+    uint64_t ticked_ms, absent_ms; /* absent_ms: when absent nodes were last mentioned */
 
     /* What this node tells. */
     enum node_health health;
@@ -62,6 +64,8 @@ struct peers {
     struct buf buckets;
 };
 
+/* How often each node gets gossip. */
+void peers_set_heartbeats(struct peers *peers);
 /* Packs this node's gossip for that one into peers->body. */
 struct span peers_make_gossip(struct peers *peers, const struct peer_node *to);
 /* ERR_CORRUPT: records that can't be read, or of no such bucket. */

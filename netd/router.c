@@ -57,6 +57,8 @@ struct router *router_new(uv_loop_t *loop, const struct config *config, const st
     /* No other node's netd has the same, nor had this one at an earlier start. */
     if (config->node.count > 1)
         router->origin = own_boot * 1024 + config->node.index;
+    router->marks = calloc(config->bucket.count, sizeof *router->marks);
+    ASSERT(router->marks != NULL);
     for (uint32_t i = 0; i < router->route_count; i++)
         route_init(router, &router->routes[i], i);
     return router;
@@ -66,6 +68,7 @@ void router_free(struct router *router)
 {
     for (uint32_t i = 0; i < router->route_count; i++)
         route_release(&router->routes[i]);
+    free(router->marks);
     free(router);
 }
 
@@ -94,6 +97,7 @@ void router_submit(struct router *router, uint32_t bucket, struct call *call)
     call->bucket = bucket;
     call->sent = call->maybe = false;
     call->tried = 0;
+    route_mark(route);
     if (is_append(call)) {
         route->queued_bytes += call->bytes;
         route->queued_appends++;
@@ -129,26 +133,21 @@ bool router_take_room_made(struct router *router)
     return made;
 }
 
-bool router_bucket_is_up(const struct router *router, uint32_t bucket)
-{
-    return route_is_up(&router->routes[bucket]);
-}
-
-bool router_bucket_is_down(const struct router *router, uint32_t bucket)
-{
-    const struct route *route = &router->routes[bucket];
-    return route->down && !route_is_up(route);
-}
-
 void router_flush(struct router *router, uint64_t now_ms)
 {
     router->now_ms = now_ms;
     if (router->started_ms == 0)
         router->started_ms = now_ms;
+    if (!router->marked)
+        return;
+    router->marked = false;
     uint32_t working = frames_at_work(router), first = router->first_route;
     for (uint32_t i = 0; i < router->route_count; i++) {
         struct route *route = &router->routes[(first + i) % router->route_count];
         struct target *target = NULL;
+        if (!router->marks[route->bucket])
+            continue;
+        router->marks[route->bucket] = false;
         if (route->frame_pending == 0 && route->appends.first != NULL &&
             working < router->working_max)
             target = route_append_target(route, now_ms);
@@ -167,6 +166,8 @@ void router_flush(struct router *router, uint64_t now_ms)
             if (target->up && !target_flush(target))
                 route_take_back(route, target);
         }
+        if (route->appends.first != NULL || route->reads.first != NULL)
+            route_mark(route);
     }
 }
 
@@ -215,6 +216,7 @@ void router_get_stats(const struct router *router, struct router_stats *ret_stat
 void route_on_message(struct target *target, const struct msg *msg)
 {
     struct router *router = target->route->router;
+    route_mark(target->route);
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wswitch-enum"
     switch (msg->tag) {
@@ -381,6 +383,7 @@ void route_take_back(struct route *route, struct target *target)
 {
     struct call_list reading = {0};
     bool frame = route->frame_target == target && route->frame.first != NULL;
+    route_mark(route);
     for (struct call *call = route->reading.first, *next; call != NULL; call = next) {
         next = call->next;
         if (route->slots[call->slot].target != target)

@@ -62,6 +62,10 @@ void router_hint(struct router *router, uint32_t bucket, uint64_t leader, uint64
 /* Where messages for the local process are packed; they leave at the next flush. NULL: its link
  * isn't up. */
 struct buf *router_local_outbox(struct router *router, uint32_t bucket);
+/* What was packed there since its length was `before` may wait for company; with router_hurry it
+ * leaves with the next flush. */
+void router_may_wait(struct router *router, uint32_t bucket, size_t before);
+void router_hurry(struct router *router);
 
 /* Queues a call whose msg, done and deadline_ms are set; its answer never comes from within. */
 void router_submit(struct router *router, uint32_t bucket, struct call *call);

@@ -28,7 +28,8 @@ struct target {
     bool ever_up;      /* since this netd's start */
     struct link *link; /* local; NULL: none */
     uint64_t link_id;
-    struct buf out; /* another node's: this turn's messages */
+    struct buf out;       /* another node's: this turn's messages */
+    size_t patient_bytes; /* local: of the link's outbox, from its front; they wait for company */
     /* It said "not I", or "not now": it isn't asked before. */
     uint64_t appends_rest_until_ms, reads_rest_until_ms, follows_rest_until_ms;
     uint64_t no_quorum_until_ms; /* it said so not long ago */
@@ -72,9 +73,19 @@ struct router {
      * smaller, and each costs about as much as 20 appends. */
     uint32_t working_max;
     bool room_made;
+    /* By bucket: something may be sent. Turns are many, and most buckets have nothing to do with
+     * most of them. */
+    bool *marks;
+    bool marked; /* any of them */
     struct router_stats stats;
     struct route routes[];
 };
+
+/* Calls were queued, messages packed, or there is room for more: the next flush has a look. */
+static inline void route_mark(struct route *route)
+{
+    route->router->marks[route->bucket] = route->router->marked = true;
+}
 
 #define SLOT_NONE UINT32_MAX
 

@@ -130,6 +130,7 @@ static void leave_followed(struct route *route, struct target *old)
         call->in_flight = false;
         call_list_remove(call);
         call_list_add(&route->reads, call);
+        route_mark(route);
     }
     for (uint32_t p = route->bucket; old->up && p < config->partition.count;
          p += config->bucket.count)
@@ -143,6 +144,17 @@ bool route_is_up(const struct route *route)
             return true;
     }
     return false;
+}
+
+bool router_bucket_is_up(const struct router *router, uint32_t bucket)
+{
+    return route_is_up(&router->routes[bucket]);
+}
+
+bool router_bucket_is_down(const struct router *router, uint32_t bucket)
+{
+    const struct route *route = &router->routes[bucket];
+    return route->down && !route_is_up(route);
 }
 
 bool route_has_no_quorum(const struct route *route, uint64_t now_ms)
@@ -268,7 +280,28 @@ void router_remote_lost(struct router *router, uint32_t node, uint32_t bucket)
 struct buf *router_local_outbox(struct router *router, uint32_t bucket)
 {
     const struct target *local = router->routes[bucket].local;
-    return local != NULL && local->up ? link_outbox(local->link) : NULL;
+    if (local == NULL || !local->up)
+        return NULL;
+    route_mark(local->route);
+    return link_outbox(local->link);
+}
+
+void router_may_wait(struct router *router, uint32_t bucket, size_t before)
+{
+    struct target *local = router->routes[bucket].local;
+    if (local->patient_bytes == before)
+        local->patient_bytes = link_outbox(local->link)->len;
+}
+
+void router_hurry(struct router *router)
+{
+    for (uint32_t i = 0; i < router->route_count; i++) {
+        struct target *local = router->routes[i].local;
+        if (local == NULL || local->patient_bytes == 0)
+            continue;
+        local->patient_bytes = 0;
+        route_mark(&router->routes[i]);
+    }
 }
 
 static void on_up(void *ctx, struct link *link)
@@ -303,6 +336,7 @@ static void target_lost(struct target *target)
     struct router *router = target->route->router;
     bool was_up = target->up;
     target->up = false;
+    target->patient_bytes = 0;
     if (target->local && was_up)
         router->callbacks.on_local(router->callbacks.ctx, target->route->bucket, false);
     target->out.len = 0;
@@ -325,6 +359,7 @@ static void on_message(void *ctx, struct link *link, const struct msg *msg)
 
 struct buf *target_outbox(struct target *target)
 {
+    route_mark(target->route);
     return target->local ? link_outbox(target->link) : &target->out;
 }
 
@@ -332,7 +367,11 @@ bool target_flush(struct target *target)
 {
     struct router *router = target->route->router;
     if (target->local) {
-        link_flush(target->link);
+        size_t patient = target->patient_bytes;
+        if (patient == 0 || link_outbox(target->link)->len != patient) {
+            target->patient_bytes = 0;
+            link_flush(target->link);
+        }
         return true;
     }
     if (target->out.len == 0)

@@ -36,6 +36,7 @@ enum relay_kind {
      * netds: the link to that bucket's process there is gone: its answers won't come. */
     RELAY_LINK_LOST,
     RELAY_NOTICE, /* peer_down for the bucket's process, from the node where that process ended */
+    RELAY_TICK,   /* as RELAY_PEER: one routine tick, that may wait a little for company */
 };
 
 enum node_health { NODE_HEALTHY, NODE_DEGRADED /* a bucket is down or damaged */, NODE_STOPPING };

@@ -15,6 +15,11 @@
 #include "supervisor/node_internal.h"
 
 #define STATS_MS 1000
+/* Where nobody has looked for so long, and none of them has just started, they are asked less
+ * often: each answer wakes a process. */
+#define LOOKED_MS      10000
+#define YOUNG_MS       30000
+#define STATS_QUIET_MS 5000
 /* A process that works but doesn't answer for so long is reported. */
 #define UNANSWERED_MS_MAX 10000
 /* A second signal so much later means it: kill. */
@@ -172,16 +177,36 @@ static unsigned choose_buckets(const struct config *c, uint32_t *ret_buckets)
     return count;
 }
 
+/* Buckets are what work is spread by: nodes beyond them are of little use. */
+static void warn_of_placement(const struct node *node)
+{
+    const struct config *c = node->config;
+    struct placement_share *shares = calloc(c->node.count, sizeof *shares);
+    ASSERT(shares != NULL);
+    placement_count(c->bucket.count, c->node.count, c->replication.factor, shares);
+    unsigned spare = 0, idle = 0;
+    for (uint32_t i = 0; i < c->node.count; i++) {
+        spare += shares[i].holds == 0;
+        idle += shares[i].leads == 0;
+    }
+    bool few = spare > 0 || c->node.count > c->bucket.count;
+    const struct placement_share *own = &shares[c->node.index];
+    log_event(&node->log, few ? LOG_WARN : LOG_INFO, few ? "placement.few_buckets" : "placement",
+              "nodes=%u buckets=%u replicas=%u holds=%u leads=%u nodes_without_bucket=%u "
+              "nodes_without_lead=%u%s",
+              c->node.count, c->bucket.count, c->replication.factor, own->holds, own->leads, spare,
+              idle, few ? " reason=\"more nodes than bucket.count can use\"" : "");
+    free(shares);
+}
+
 static void init_supervisor(struct node *node)
 {
     const struct config *c = node->config;
     uint32_t *buckets = calloc(max_u64(c->bucket.count, c->bucket.ids_count), sizeof *buckets);
     ASSERT(buckets != NULL);
     unsigned count = choose_buckets(c, buckets);
-    if (count == 0)
-        log_warn(&node->log, "node.spare",
-                 "buckets=%u nodes=%u replicas=%u reason=\"no bucket has a replica here\"",
-                 c->bucket.count, c->node.count, c->replication.factor);
+    if (c->node.count > 1)
+        warn_of_placement(node);
     node->children = calloc(count + 1, sizeof *node->children);
     ASSERT(node->children != NULL);
     for (unsigned i = 0; i <= count; i++) {
@@ -394,6 +419,12 @@ static void ask_stats(uv_timer_t *timer)
     struct node *node = timer->data;
     uint64_t now_ms = node_now_ms();
     requests_expire(node, now_ms);
+    bool lively = node->looked_ms != 0 && now_ms - node->looked_ms < LOOKED_MS;
+    for (unsigned i = 0; i < node->supervisor.count; i++)
+        lively |= now_ms - node->supervisor.children[i].ready_ms < YOUNG_MS;
+    if (!lively && now_ms - node->stats_asked_ms < STATS_QUIET_MS)
+        return;
+    node->stats_asked_ms = now_ms;
     node->stats_req_id++;
     for (unsigned i = 0; i < node->supervisor.count; i++) {
         struct node_child *child = &node->children[i];

@@ -56,6 +56,8 @@ struct node {
     uint64_t age_ms;            /* when this node started, ms since the epoch */
     uint64_t started_ms;
     uint64_t stats_req_id;
+    uint64_t stats_asked_ms;    /* the children, for their counters */
+    uint64_t looked_ms;         /* when an operator last asked for the status; 0: never */
     uint64_t stop_ms;           /* when a stop was last asked for; 0: never */
     struct supervisor supervisor;
     struct node_child *children;

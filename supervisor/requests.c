@@ -24,8 +24,10 @@ json_t *requests_answer(void *ctx, const json_t *request, uint64_t token)
 {
     struct node *node = ctx;
     const char *command = json_string_value(json_object_get(request, "command"));
-    if (command != NULL && strcmp(command, "status") == 0)
+    if (command != NULL && strcmp(command, "status") == 0) {
+        node->looked_ms = node_now_ms();
         return report_status(node);
+    }
     if (command != NULL && strcmp(command, "cluster") == 0)
         return ask_report(node, token);
     if (command != NULL && strcmp(command, "restart") == 0)

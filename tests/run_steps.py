@@ -76,6 +76,7 @@ def steps(full):
         Step("sim-cluster-determinism", "tests/sim/run --seeds 50 --check-determinism", RELEASE, release),
         Step("sim-cluster-plants", "tests/sim/run --self-test", RELEASE, release),
         Step("sim-cluster-asan", "tests/sim/run --seeds 30", ASAN, asan),
+        Step("sim-scale", "tests/sim/scale --nodes 10 --seconds 5 --rate 500 --kills 5", RELEASE, release),
         Step("wire-release", f"{pytest} tests/wire", RELEASE, release),
         Step("fuzz", "tests/fuzz/run --seconds 20", None, []),
         Step("crash", "tests/crash/run --cycles 200 --port {port}", RELEASE, release),

@@ -54,6 +54,8 @@ void follow_on_entries(struct bucket *bucket, uint32_t node, const struct msg_en
         }
         entries = span_of(raw->ptr, m->raw_bytes);
     }
+    /* Before and after: a full segment may be left for what comes when its end is committed. */
+    follow_commit(bucket, m->commit_idx);
     accept_all(bucket, m, entries);
     follow_commit(bucket, m->commit_idx);
     replica->ack_due |= m->count > 0 || m->probe;

@@ -1,14 +1,30 @@
 /* Ticks: every replica tells every other that it lives, how old it is, how far its log goes, and
  * whether it leads. A tick repeats the number of the last one heard, so a leader knows how many
  * hear it: without echoes from a quorum it steps down, and what needs proof that it still leads
- * waits for the echoes of a tick sent later. */
+ * waits for the echoes of a tick sent later.
+ *
+ * Ticks are nearly all that an idle bucket costs, and what they cost is processes that wake. Hence:
+ * where nothing happens they come further apart; leaders tick at whole multiples of the interval by
+ * their clock, so that those of one machine do so together, and netd finds many in one turn; a
+ * follower ticks when it hears its leader, being awake then; and followers tell each other only
+ * every other time. None of this makes a leader's end known any later: who waits for it waits from
+ * its last tick on. */
 #include "bucketd/core/bucket_internal.h"
+
+/* Where nothing happens the interval is so many times as long, and a third of the election's
+ * timeout at most: so a tick or two may be late and nobody stands for election. */
+#define QUIET_INTERVALS   3u
+#define TICKS_PER_TIMEOUT 3u
 
 static void note_sender(struct bucket *bucket, struct peer *peer, const struct msg_tick *tick);
 static bool find_echoed(const struct bucket *bucket, const struct msg_tick *tick,
                         uint64_t *ret_sent_ns);
 static void hear_leader(struct bucket *bucket, struct peer *peer, const struct msg_tick *tick);
-static void send_tick(struct bucket *bucket, struct peer *peer, bool ask);
+static void note_moves(struct bucket *bucket, uint64_t now);
+static uint64_t tick_interval(const struct bucket *bucket, uint64_t now);
+static void plan_next(struct bucket *bucket, uint64_t now);
+static bool spares(const struct bucket *bucket, const struct peer *peer, uint64_t now);
+static void send_tick(struct bucket *bucket, struct peer *peer, bool ask, bool routine);
 
 void liveness_on_tick(struct bucket *bucket, uint32_t node, const struct msg_tick *tick)
 {
@@ -28,6 +44,7 @@ static void note_sender(struct bucket *bucket, struct peer *peer, const struct m
     uint64_t now = bucket->env->ops->now_ns(bucket->env);
     if (tick->boot != peer->boot) {
         peer->up_since_ns = now;
+        replica->moved_ns = now; /* it has to learn where all are */
         peer->echoed = 0;
         peer->confirmed = false;
         if (replica_leads(replica))
@@ -86,6 +103,8 @@ static void hear_leader(struct bucket *bucket, struct peer *peer, const struct m
         replica_become_follower(bucket, peer->node + 1);
     replica->leader_heard_ns = peer->heard_ns;
     election_reset_timer(bucket, false);
+    if (peer->heard_ns - replica->ticked_ns >= bucket->config.tick_ns / 2)
+        replica->next_tick_ns = peer->heard_ns;
     uint64_t sent_ns;
     if (tick->settled && find_echoed(bucket, tick, &sent_ns))
         reads_note_statement(bucket, tick->commit_idx, sent_ns);
@@ -98,20 +117,75 @@ uint64_t liveness_turn(struct bucket *bucket, uint64_t now)
     /* Nothing is said in a term that could be forgotten; its flush brings the next turn. */
     if (!replica_term_durable(bucket))
         return UINT64_MAX;
-    bool due = replica->ask || now >= replica->next_tick_ns;
-    if (now >= replica->next_tick_ns)
-        replica->next_tick_ns = now + bucket->config.tick_ns;
+    note_moves(bucket, now);
+    bool due = now >= replica->next_tick_ns;
     for (uint32_t i = 0; i < replica->peer_count; i++) {
         struct peer *peer = &replica->peers[i];
-        if (due || peer->owes_tick)
-            send_tick(bucket, peer, replica->ask);
+        bool owed = replica->ask || peer->owes_tick;
+        if (owed || (due && !spares(bucket, peer, now)))
+            send_tick(bucket, peer, replica->ask, !owed);
         peer->owes_tick = false;
     }
     replica->ask = false;
+    if (due)
+        plan_next(bucket, now);
     return replica->next_tick_ns;
 }
 
-static void send_tick(struct bucket *bucket, struct peer *peer, bool ask)
+static void note_moves(struct bucket *bucket, uint64_t now)
+{
+    struct replica *replica = &bucket->replica;
+    uint64_t idx = wal_last_idx(bucket->wal), commit_idx = wal_commit_idx(bucket->wal);
+    uint64_t term = wal_term(bucket->wal);
+    if (idx == replica->moved_idx && commit_idx == replica->moved_commit_idx &&
+        term == replica->moved_term && replica->role == replica->moved_role)
+        return;
+    replica->moved_idx = idx;
+    replica->moved_commit_idx = commit_idx;
+    replica->moved_term = term;
+    replica->moved_role = replica->role;
+    replica->moved_ns = now;
+    replica->next_tick_ns = min_u64(replica->next_tick_ns, now + bucket->config.tick_ns);
+}
+
+static uint64_t tick_interval(const struct bucket *bucket, uint64_t now)
+{
+    const struct replica *replica = &bucket->replica;
+    uint64_t tick = bucket->config.tick_ns, timeout = bucket->config.election_timeout_ns;
+    bool nobody = true; /* is there who could hear it */
+    for (uint32_t i = 0; i < replica->peer_count; i++)
+        nobody = nobody && !liveness_is_alive(bucket, &replica->peers[i], now);
+    bool quiet = now - replica->moved_ns >= timeout &&
+                 (nobody || (replica->leader != 0 && !bucket->damaged &&
+                             wal_commit_idx(bucket->wal) == wal_last_idx(bucket->wal)));
+    if (!quiet)
+        return tick;
+    return max_u64(min_u64(QUIET_INTERVALS * tick, timeout / TICKS_PER_TIMEOUT), tick);
+}
+
+static void plan_next(struct bucket *bucket, uint64_t now)
+{
+    struct replica *replica = &bucket->replica;
+    uint64_t interval = tick_interval(bucket, now);
+    replica->ticked_ns = now;
+    replica->tick_rounds++;
+    if (replica_leads(replica))
+        replica->next_tick_ns = (now / interval + 1) * interval;
+    else if (replica->leader != 0)
+        replica->next_tick_ns = now + interval + interval / 4; /* it is heard before */
+    else
+        replica->next_tick_ns = now + interval;
+}
+
+/* One follower to another: they only want to know who else is there, should they need a leader. */
+static bool spares(const struct bucket *bucket, const struct peer *peer, uint64_t now)
+{
+    const struct replica *replica = &bucket->replica;
+    return !replica_leads(replica) && replica->leader != 0 && replica->leader != peer->node + 1 &&
+           replica->tick_rounds % 2 != 0 && liveness_is_alive(bucket, peer, now);
+}
+
+static void send_tick(struct bucket *bucket, struct peer *peer, bool ask, bool routine)
 {
     struct replica *replica = &bucket->replica;
     struct buf *out = replica_outbox(bucket, peer->node);
@@ -138,6 +212,7 @@ static void send_tick(struct bucket *bucket, struct peer *peer, bool ask)
                  .durable_idx = wal_durable_idx(bucket->wal),
                  .disk_id = wal_disk_id(bucket->wal),
                  .ask = ask,
+                 .routine = routine,
              });
 }
 

@@ -104,6 +104,10 @@ struct replica {
 
     /* Ticks. */
     uint64_t tick_number, next_tick_ns;
+    uint64_t ticked_ns, tick_rounds; /* when the last were sent that were due, and how many */
+    uint64_t moved_ns;               /* when log, term, role or peers last changed */
+    uint64_t moved_idx, moved_commit_idx, moved_term;
+    enum replica_role moved_role;
     uint64_t tick_sent_ns[TICKS_REMEMBERED]; /* of the last ones, by number */
     uint64_t started_ns;
     bool ask; /* the next tick leaves at once and asks for echoes */

@@ -245,6 +245,25 @@ def waits_for(node):
     return json.loads(done.stdout)["waits_for"] if done.returncode == 0 else ["the node"]
 
 
+@pytest.mark.parametrize("nodes,event,spare,idle", [
+    (3, "level=info proc=supervisor event=placement", 0, 1),
+    (10, "level=warn proc=supervisor event=placement.few_buckets", 2, 6)])
+def test_a_start_tells_what_the_buckets_can_use(tmp_path, next_port, nodes, event, spare, idle):
+    ports = [next_port(), next_port()]
+    peers = [f"127.0.0.{i + 1}:{ports[1]}" for i in range(nodes)]
+    config = {"node.count": nodes, "node.index": 0, "bucket.count": BUCKETS, "network.peers": ",".join(peers),
+              "network.cluster_address": peers[0], "cluster.secret": SECRET}
+    node = Node(tmp_path / "data", ports[0], config, wait=None)
+    try:
+        node.start(wait=False)
+        wait_for("it tells of the placement", lambda: " event=placement" in node.log_text(), 20.0)
+        line = next(line for line in node.log_text().splitlines() if " event=placement" in line)
+        assert f"{event} nodes={nodes} buckets={BUCKETS} replicas=3 " in line
+        assert f" nodes_without_bucket={spare} nodes_without_lead={idle}" in line
+    finally:
+        node.kill()
+
+
 def test_a_cluster_has_no_quorum_alone(make_cluster):
     """One of three comes up, sees nobody, and says so; the others come, and all is well."""
     cluster = make_cluster("replication: {election_timeout_ms: 500, stale_after_ms: 6000}\n")

@@ -84,6 +84,7 @@ void channel_send(struct cl_client *client)
             continue;
         append->sent_id = client_new_id(client, append->tx);
         append->sent_ns = client_now(client);
+        append->sent_to = channel->target;
         request_pack_append(client, append, channel->epoch, channel->number++, &frame);
         append->tries++;
     }
@@ -225,11 +226,18 @@ static void reopen(struct cl_client *client)
 void channel_on_link_lost(struct cl_client *client, uint32_t node)
 {
     struct cl_channel *channel = &client->channel;
+    /* What was sent there may be under way still when others are asked already. */
+    bool lost = channel->target == node;
+    for (uint32_t i = 0; i < channel->count; i++) {
+        struct cl_append *append = &channel->queue[i];
+        if (append->sent_id == 0 || append->sent_to != node)
+            continue;
+        append->sent_id = 0;
+        lost = true;
+    }
+    channel->reopen |= lost;
     if (channel->target != node)
         return;
-    for (uint32_t i = 0; i < channel->count; i++)
-        channel->queue[i].sent_id = 0;
-    channel->reopen = true;
     next_target(client);
     pause_channel(client, 20 * MS);
 }

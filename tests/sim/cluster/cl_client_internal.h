@@ -37,6 +37,7 @@ struct cl_append {
     uint64_t flags;   /* of its first sending */
     uint64_t sent_id; /* of the attempt under way in this epoch; 0: none */
     uint64_t sent_ns;
+    uint32_t sent_to; /* the node */
     uint32_t tries;
     uint32_t session;
 };

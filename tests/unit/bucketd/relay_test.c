@@ -158,6 +158,28 @@ START_TEST(messages_of_replicas_come_and_go_by_node)
 }
 END_TEST
 
+START_TEST(a_routine_tick_alone_may_wait)
+{
+    static const struct {
+        bool routine, more;
+        enum relay_kind kind;
+    } cases[] = {{true, false, RELAY_TICK}, {false, false, RELAY_PEER}, {true, true, RELAY_PEER}};
+    for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct buf *out = relay_peer(&relay, 0);
+        msg_pack_tick(out, &(struct msg_tick){.number = 3, .routine = cases[i].routine});
+        if (cases[i].more)
+            msg_pack_transfer(out, &(struct msg_transfer){.term = 9});
+        relay_flush(&relay);
+        ck_assert_uint_eq(take().kind, cases[i].kind);
+    }
+    struct buf bytes = {0};
+    msg_pack_transfer(&bytes, &(struct msg_transfer){.term = 7});
+    come(RELAY_TICK, 2, 0, buf_span(&bytes));
+    check_heard(0, PEER, 2, 7);
+    buf_release(&bytes);
+}
+END_TEST
+
 START_TEST(each_netd_that_asks_is_a_link)
 {
     uint32_t direct = relay_new_link(&relay);
@@ -310,6 +332,7 @@ int main(void)
     TCase *tcase = tcase_create("relay");
     tcase_add_checked_fixture(tcase, setup, teardown);
     tcase_add_test(tcase, messages_of_replicas_come_and_go_by_node);
+    tcase_add_test(tcase, a_routine_tick_alone_may_wait);
     tcase_add_test(tcase, each_netd_that_asks_is_a_link);
     tcase_add_test(tcase, a_netd_with_another_boot_is_another_link);
     tcase_add_test(tcase, links_end_with_the_own_netd);

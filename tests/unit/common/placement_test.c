@@ -24,6 +24,40 @@ START_TEST(it_never_changes)
 }
 END_TEST
 
+/* README's table of how leaders spread. */
+START_TEST(shares_are_those_that_are_documented)
+{
+    static const struct {
+        uint32_t nodes, buckets, leads_min, leads_max, holds_min, holds_max, without_lead;
+    } rows[] = {
+        {3, 4, 0, 3, 4, 4, 1},         {3, 8, 2, 4, 8, 8, 0},         {3, 16, 5, 6, 16, 16, 0},
+        {3, 64, 20, 22, 64, 64, 0},    {3, 256, 79, 92, 256, 256, 0}, {5, 4, 0, 1, 1, 4, 1},
+        {5, 8, 1, 3, 3, 7, 0},         {5, 16, 1, 5, 7, 12, 0},       {5, 64, 11, 15, 33, 44, 0},
+        {5, 256, 41, 61, 137, 171, 0}, {10, 4, 0, 1, 0, 3, 6},        {10, 8, 0, 2, 0, 6, 4},
+        {10, 16, 0, 4, 1, 7, 1},       {10, 64, 4, 10, 15, 26, 0},    {10, 256, 12, 35, 66, 86, 0},
+        {100, 256, 0, 7, 1, 15, 6},    {100, 1024, 3, 20, 20, 43, 0},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct placement_share shares[100];
+        uint32_t leads_min = UINT32_MAX, leads_max = 0, holds_min = UINT32_MAX, holds_max = 0;
+        uint32_t without_lead = 0;
+        placement_count(rows[i].buckets, rows[i].nodes, 3, shares);
+        for (uint32_t node = 0; node < rows[i].nodes; node++) {
+            leads_min = shares[node].leads < leads_min ? shares[node].leads : leads_min;
+            leads_max = shares[node].leads > leads_max ? shares[node].leads : leads_max;
+            holds_min = shares[node].holds < holds_min ? shares[node].holds : holds_min;
+            holds_max = shares[node].holds > holds_max ? shares[node].holds : holds_max;
+            without_lead += shares[node].leads == 0;
+        }
+        ck_assert_uint_eq(leads_min, rows[i].leads_min);
+        ck_assert_uint_eq(leads_max, rows[i].leads_max);
+        ck_assert_uint_eq(holds_min, rows[i].holds_min);
+        ck_assert_uint_eq(holds_max, rows[i].holds_max);
+        ck_assert_uint_eq(without_lead, rows[i].without_lead);
+    }
+}
+END_TEST
+
 START_TEST(replicas_are_different_nodes)
 {
     uint32_t nodes[REPLICAS_MAX];
@@ -110,6 +144,7 @@ int main(void)
 {
     TCase *tcase = tcase_create("placement");
     tcase_add_test(tcase, it_never_changes);
+    tcase_add_test(tcase, shares_are_those_that_are_documented);
     tcase_add_test(tcase, replicas_are_different_nodes);
     tcase_add_test(tcase, fewer_copies_are_a_prefix_of_more);
     tcase_add_loop_test(tcase, nodes_get_equal_shares, 0, 4);

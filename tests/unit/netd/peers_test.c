@@ -255,6 +255,44 @@ START_TEST(a_node_comes_back_with_a_new_boot)
 }
 END_TEST
 
+static void send_kind(enum relay_kind kind, uint32_t bucket)
+{
+    ck_assert(peers_send(cluster.nodes[0].peers, 1, bucket, kind, 0, span_str("tick")));
+}
+
+static bool one_has_four(struct test_cluster *unused)
+{
+    (void)unused;
+    return cluster.nodes[1].items >= 4;
+}
+
+START_TEST(ticks_wait_for_company)
+{
+    start_all();
+    struct peers *peers = cluster.nodes[0].peers;
+    send_kind(RELAY_TICK, 0);
+    send_kind(RELAY_TICK, 1);
+    peers_flush(peers);
+    ck_assert(!peers_flushed(peers));
+    test_run_for(&cluster, 20); /* less than until its next heartbeat, as a rule */
+    uint64_t before = info_of(0, 1).stats.frames_out;
+    if (cluster.nodes[1].items == 0)
+        ck_assert(!peers_flushed(peers));
+    send_kind(RELAY_PEER, 2); /* takes them along */
+    peers_flush(peers);
+    ck_assert(peers_flushed(peers));
+    send_kind(RELAY_TICK, 3);
+    peers_flush(peers);
+    ck_assert(!peers_flushed(peers));
+    peers_hurry(peers);
+    peers_flush(peers);
+    ck_assert(peers_flushed(peers));
+    ck_assert_uint_eq(info_of(0, 1).stats.frames_out, before + 2);
+    test_run_until(&cluster, one_has_four, 10);
+    ck_assert_uint_eq(cluster.nodes[1].items, 4);
+}
+END_TEST
+
 /* --- A node in a process of its own, which can be stopped --- */
 
 static pid_t start_child(uint32_t index, uint64_t boot)
@@ -368,6 +406,7 @@ int main(void)
     tcase_add_test(tcase, nodes_meet_and_tell_of_themselves);
     tcase_add_test(tcase, items_pass_whole_and_in_order);
     tcase_add_test(tcase, a_node_comes_back_with_a_new_boot);
+    tcase_add_test(tcase, ticks_wait_for_company);
     tcase_add_test(tcase, a_stopped_node_costs_bounded_memory);
     tcase_add_test(tcase, an_unknown_name_holds_nobody_up);
     tcase_add_test(tcase, a_port_in_use_is_an_error);
