@@ -20,6 +20,14 @@ def run(*command):
     return done.stdout
 
 
+def why_not():
+    """Why there can be no network namespaces here; empty: there can."""
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    done = subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False)
+    return "" if done.returncode == 0 else "no network namespaces here"
+
+
 class Loopback:
     """All nodes at 127.0.0.1, with ports of their own."""
 

@@ -9,7 +9,7 @@ from checker import SECOND
 from history import now
 from network import CLIENT
 from nodes import BUCKETS
-from scenarios import Scenario
+from scenario import Scenario
 
 PART_S = 150.0
 
