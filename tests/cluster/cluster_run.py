@@ -56,6 +56,7 @@ class Runner:
         self.options, self.seed = options, seed
         self.result = Result()
         self.failed = []
+        self.operations = 0
         self.level = "long" if options.long else "quick" if options.quick else "normal"
 
     def self_test(self):
@@ -92,6 +93,7 @@ class Runner:
         finally:
             if network is not None:
                 network.close()
+        self.operations += trial.operations if trial else 0
         bad = self.result.failed > before
         if bad:
             self.failed.append(scenario.name)
@@ -105,6 +107,7 @@ class Runner:
             self.run(scenario)
 
     def finish(self):
+        print(f"{self.operations} operations checked")
         if self.failed:
             print("failed: " + " ".join(self.failed))
         self.result.finish()

@@ -14,7 +14,7 @@ from clock import Clock  # noqa: E402
 from disk import Disk  # noqa: E402
 from support import node as support_node  # noqa: E402
 from support import resp  # noqa: E402
-from support.node import process_alive, wait_for  # noqa: E402
+from support.node import process_alive, process_rss, process_stat, wait_for  # noqa: E402
 
 SECRET = "6f1d0c2a94b7e85339d1f0a7c46e2b58"
 PARTITIONS, BUCKETS = 32, 4

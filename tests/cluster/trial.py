@@ -135,6 +135,8 @@ class Trial:
         self.own = 0        # appends by the scenario itself
         self.sent = None    # the last of them
         self.stale_s = None
+        self.operations = 0
+        self.counts = {}
 
     def __enter__(self):
         return self
@@ -151,8 +153,13 @@ class Trial:
         self.wait_progress("after the start")
         return self
 
+    def acked_by_partition(self):
+        return self.clients[0].ask("stats")["acked"]
+
     def acked(self):
-        return {int(bucket): count for bucket, count in self.clients[0].ask("stats")["acked"].items()}
+        """By bucket."""
+        counts = self.acked_by_partition()
+        return [sum(counts[bucket::BUCKETS]) for bucket in range(BUCKETS)]
 
     def wait_progress(self, when, least=20, timeout=30.0, buckets=range(BUCKETS)):
         """So many more appends are acknowledged in every bucket; returns the seconds that it took."""
@@ -163,6 +170,12 @@ class Trial:
             return all(state[bucket] >= floor[bucket] + least for bucket in buckets)
         wait_for(f"acknowledged appends in every bucket {when}", moved, timeout, 0.02)
         return time.monotonic() - begin
+
+    def wait_partitions(self):
+        """One more append, sent from now on, is acknowledged in every partition."""
+        floor = self.acked_by_partition()
+        wait_for("acknowledged appends in every partition", lambda: all(
+            count >= before + self.load["w"]["writers"] for count, before in zip(self.acked_by_partition(), floor)), 30.0)
 
     def run_for(self, seconds):
         """Lets the load go on."""
@@ -230,7 +243,7 @@ class Trial:
         """Ends the load, waits until all replicas are level, compares everything; returns the problems. down: nodes
         that stay away."""
         writer, subscriber = self.clients
-        self.guard("the last appends", lambda: self.wait_progress("at the end", 5))
+        self.guard("the last appends", self.wait_partitions)
         stats = writer.ask("stop")
         if stats["unresolved"]:
             self.problems.append(("liveness", f"{stats['unresolved']} appends have no outcome"))
@@ -287,6 +300,7 @@ class Trial:
         checker = Checker(self.stale_s)
         self.problems += checker.check(self.history)
         self.counts = checker.counts
+        self.operations = sum(checker.figures[kind] for kind in ("ok", "conflict", "fail", "unknown", "reads"))
         self.take_figures()
         figures = dict(checker.figures)
         codes = figures.pop("codes")
@@ -323,6 +337,13 @@ class Trial:
         times = self.times[bucket]
         at, last = max(0, bisect.bisect_left(times, start) - 1), bisect.bisect_right(times, end)
         return max((b - a for a, b in zip(times[at:last + 1], times[at + 1:last + 1])), default=(end - start)) / SECOND
+
+    def delivered(self, start, end):
+        """Seconds from an append's call to each delivery in [start, end]."""
+        calls = {event_id: line["call"] for line in self.history if line["op"] == "append" and line["result"] == "ok"
+                 for event_id in line["ids"]}
+        return [(time - calls[event_id]) / SECOND for line in self.history if line["op"] == "sub"
+                for _, event_id, time in line["got"] if start <= time <= end and event_id in calls]
 
     def latencies(self, buckets, start, end):
         """Of the probes called in [start, end]."""
