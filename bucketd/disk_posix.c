@@ -15,7 +15,8 @@
 #include "common/assert.h"
 
 #define LOCK_WAIT_MS_MAX 5000
-#define ZERO_BYTES (64u << 10)
+#define ZERO_BYTES       (64u << 10)
+#define ASIDE_DIR        "damaged"
 
 struct disk_posix {
     struct disk disk; /* first: the core knows only this */
@@ -133,9 +134,8 @@ static enum err result_of(struct disk *disk, int result, const char *operation, 
 static enum err posix_open(struct disk *disk, const char *path, enum open_mode mode,
                            struct file **ret_file)
 {
-    static const int flags[] = {[OPEN_READ] = O_RDONLY,
-                                [OPEN_WRITE] = O_RDWR,
-                                [OPEN_CREATE] = O_RDWR | O_CREAT | O_EXCL};
+    static const int flags[] = {
+        [OPEN_READ] = O_RDONLY, [OPEN_WRITE] = O_RDWR, [OPEN_CREATE] = O_RDWR | O_CREAT | O_EXCL};
     int fd;
     do
         fd = openat(posix_of(disk)->dir, path, flags[mode] | O_CLOEXEC, 0644);
@@ -181,8 +181,8 @@ static enum err posix_pwrite(struct disk *disk, struct file *file, uint64_t offs
                              const void *from, size_t len)
 {
     for (size_t done = 0; done < len;) {
-        ssize_t put = pwrite(file->fd, (const char *)from + done, len - done,
-                             (off_t)(offset + done));
+        ssize_t put =
+            pwrite(file->fd, (const char *)from + done, len - done, (off_t)(offset + done));
         if (put < 0 && errno == EINTR)
             continue;
         if (put == 0)
@@ -284,6 +284,21 @@ static enum err posix_rename(struct disk *disk, const char *from, const char *to
 {
     int dir = posix_of(disk)->dir;
     return result_of(disk, renameat(dir, from, dir, to), "rename", from);
+}
+
+enum err disk_posix_set_aside(struct disk *disk)
+{
+    const struct disk_posix *posix = posix_of(disk);
+    if (disk_posix_has_aside(disk))
+        return ERR_EXISTS;
+    enum err err = posix_rename(disk, "segments", ASIDE_DIR);
+    return err == ERR_OK ? result_of(disk, fsync(posix->dir), "fsync", ASIDE_DIR) : err;
+}
+
+bool disk_posix_has_aside(struct disk *disk)
+{
+    struct stat status;
+    return fstatat(posix_of(disk)->dir, ASIDE_DIR, &status, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
 static enum err posix_unlink(struct disk *disk, const char *path)

@@ -7,6 +7,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include "bucketd/disk_posix.h"
 #include "common/assert.h"
 #include "proto/child.h"
 
@@ -100,6 +101,19 @@ static void posix_fatal(struct env *env, enum err err, const char *what)
     _exit(EXIT_FATAL);
 }
 
+static enum err posix_replace_disk(struct env *env, const char *what)
+{
+    enum err err = disk_posix_set_aside(env->disk);
+    if (err != ERR_OK) {
+        log_error(env->log, "bucket.not_set_aside", "reason=\"%s\" error=%s%s", what, err_name(err),
+                  err == ERR_EXISTS ? " hint=\"an older one lies in damaged/: remove it\"" : "");
+        return err;
+    }
+    log_error(env->log, "bucket.set_aside",
+              "reason=\"%s\" as=damaged effect=\"rebuilt from other replicas\"", what);
+    _exit(CHILD_EXIT_AGAIN);
+}
+
 static const struct env_ops posix_ops = {
     .now_ns = posix_now_ns,
     .random = posix_random,
@@ -107,6 +121,7 @@ static const struct env_ops posix_ops = {
     .outbox = posix_outbox,
     .peer = posix_peer,
     .fatal = posix_fatal,
+    .replace_disk = posix_replace_disk,
 };
 
 void env_posix_init(struct env_posix *env, uv_loop_t *loop, struct disk *disk,

@@ -219,6 +219,7 @@ int main(int argc, char **argv)
         return EXIT_FAILURE;
     struct bucket_config config;
     fill_bucket_config(d, &config);
+    config.replaced = disk_posix_has_aside(disk);
     d->replicated = config.replica_count > 1;
     init_relay(d, &config);
     env_posix_init(&d->env, &d->loop, disk, &d->log,

@@ -85,6 +85,8 @@ enum err bucket_open(struct bucket *bucket)
 {
     struct wal_recovery recovery;
     enum err err = wal_open(bucket->wal, &recovery);
+    if (recovery.lost && !replica_is_alone(bucket))
+        (void)bucket->env->ops->replace_disk(bucket->env, "nothing tells the log's end");
     if (err != ERR_OK)
         return err;
     err = segments_open(bucket, &recovery);

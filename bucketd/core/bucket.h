@@ -34,6 +34,7 @@ struct bucket_config {
     uint64_t stale_after_ns;        /* without a quorum in sight reads are answered as stale */
     uint64_t uncommitted_bytes_max; /* then appends are refused as busy */
     bool balance_leaders;           /* hand back to replicas[0] when it is level */
+    bool replaced;                  /* a log was set aside here: an empty one isn't a new one */
 #ifdef PLANTED_BUGS
     int planted; /* enum planted, tests only */
 #endif

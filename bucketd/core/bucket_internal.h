@@ -3,6 +3,7 @@
  *
  *   bucket.c    life, dispatch, turns
  *   segments.c  the table of segments and their indexes: sealing, opening, rebuilding
+ *   segments_find.c lookups over their indexes
  *   summaries.c what whole runs of older segments hold
  *   fetch.c     one event's bytes, from the tail, the cache or the disk
  *   append.c    transactions: duplicates, expected versions, encoding
@@ -280,6 +281,8 @@ void segments_replace(struct bucket *bucket, uint64_t number, struct index *inde
 /* The open one's index. */
 struct index *segments_open_index(struct bucket *bucket);
 bool segments_busy(const struct bucket *bucket);
+
+/* --- segments_find.c --- */
 
 /* Searches the parts before `below`, newest first. ERR_NOTFOUND; ERR_CORRUPT: what was looked for
  * may lie in a damaged stretch. */

@@ -86,4 +86,8 @@ struct env_ops {
     /* The core can't go on (failed write or sync, broken disk): end the process; nothing more is
      * sent. */
     void (*fatal)(struct env *, enum err, const char *what);
+    /* The log on this disk can't be made whole, and other replicas have it: it is set aside, the
+     * process ends, and its next start finds an empty disk (bucket_config.replaced). Returns only
+     * where that can't be done: ERR_EXISTS (one lies there already), ERR_IO. */
+    enum err (*replace_disk)(struct env *, const char *what);
 };

@@ -40,7 +40,7 @@ bool members_may_vote(const struct bucket *bucket, uint64_t your_disk_id)
         return your_disk_id == own;
     if (self->disk_id != 0)
         return self->disk_id == own || your_disk_id == own;
-    return your_disk_id == own || all_are_new(bucket);
+    return your_disk_id == own || (!bucket->config.replaced && all_are_new(bucket));
 }
 
 uint64_t members_disk_id(const struct bucket *bucket, uint32_t node)
@@ -84,7 +84,9 @@ void members_turn(struct bucket *bucket)
     for (uint32_t i = 0; i < replica->peer_count; i++) {
         const struct peer *peer = &replica->peers[i];
         uint64_t now = bucket->env->ops->now_ns(bucket->env);
-        if (!peer->confirmed || peer->disk_id == 0 || !liveness_is_alive(bucket, peer, now))
+        /* What it was before this leader's time may be older than the configuration. */
+        if (peer->echoed <= replica->lead_tick || peer->disk_id == 0 ||
+            !liveness_is_alive(bucket, peer, now))
             continue;
         const struct wal_voter *voter = find_voter(&voters, peer->node);
         bool level = peer->match_disk_id == peer->disk_id && peer->match >= commit_idx;

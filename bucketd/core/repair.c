@@ -6,6 +6,8 @@
 
 static bool may_replace(void *ctx, uint64_t segment);
 static void on_replaced(void *ctx, uint64_t segment, struct index *index);
+static bool led_by_another(void *ctx);
+static void give_way(void *ctx);
 static bool leads(void *ctx);
 static void on_damage(void *ctx, uint64_t segment);
 
@@ -20,7 +22,12 @@ void repair_open(struct bucket *bucket, const struct wal_config *wal_config,
         .pause_ns = bucket->config.election_timeout_ns,
     };
     struct repairer_callbacks callbacks = {
-        .ctx = bucket, .may_replace = may_replace, .on_replaced = on_replaced};
+        .ctx = bucket,
+        .may_replace = may_replace,
+        .on_replaced = on_replaced,
+        .led_by_another = led_by_another,
+        .give_way = give_way,
+    };
     bucket->repairer = repairer_new(&config, bucket->env, bucket->wal, &callbacks);
     bucket->lender = lender_new(
         &bucket->salt, bucket->env, bucket->wal,
@@ -84,6 +91,17 @@ static void on_replaced(void *ctx, uint64_t segment, struct index *index)
     cache_drop(bucket->cache, segment);
     query_forget_places(bucket);
     segments_replace(bucket, segment, index);
+}
+
+static bool led_by_another(void *ctx)
+{
+    const struct bucket *bucket = ctx;
+    return bucket->replica.leader != 0 && !replica_leads(&bucket->replica);
+}
+
+static void give_way(void *ctx)
+{
+    election_start_transfer(ctx, UINT32_MAX);
 }
 
 static bool leads(void *ctx)

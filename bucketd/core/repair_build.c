@@ -68,6 +68,25 @@ const struct salvage_run *repair_build_run(const struct repair_build *build, uin
     return NULL;
 }
 
+uint64_t repair_build_hole_last(const struct repair_build *build, uint64_t end_idx)
+{
+    const struct salvage_run *run = repair_build_run(build, build->rewrite.state.last_idx + 1);
+    return run == NULL ? end_idx : min_u64(end_idx, run->first - 1);
+}
+
+enum repair_verdict repair_build_judge(const struct repair_build *build, uint64_t confirmed_idx)
+{
+    const struct salvage *salvage = &build->salvage;
+    const struct wal_state *state = &build->rewrite.state;
+    bool at_end = salvage->end_known && state->last_idx == salvage->end_idx;
+    bool same = at_end && (salvage->end_chain_known ? state->last_chain == salvage->end_chain
+                                                    : state->last_term == salvage->end_term);
+    if (same || (salvage->newest && confirmed_idx != 0 && confirmed_idx == state->last_idx))
+        return REPAIR_IS_COMPLETE;
+    bool wrong = !salvage->newest && state->last_idx >= salvage->end_idx;
+    return wrong ? REPAIR_IS_WRONG : REPAIR_IS_SHORT;
+}
+
 static const struct salvage_runs *runs_of(const struct repair_build *build)
 {
     if (build->own == OWN_NONE)

@@ -46,5 +46,11 @@ void repair_build_release(struct repair_build *build);
 const char *repair_work_name(enum repair_work work);
 /* The first stretch of own entries that ends at or behind idx; NULL: there is none. */
 const struct salvage_run *repair_build_run(const struct repair_build *build, uint64_t idx);
+/* The end of the hole that begins with the next entry, where end_idx is the log's. */
+uint64_t repair_build_hole_last(const struct repair_build *build, uint64_t end_idx);
+/* Whether it is what it must come to. confirmed_idx: up to there the leader has the same; 0: nobody
+ * has said so. */
+enum repair_verdict { REPAIR_IS_SHORT, REPAIR_IS_COMPLETE, REPAIR_IS_WRONG };
+enum repair_verdict repair_build_judge(const struct repair_build *build, uint64_t confirmed_idx);
 /* What is left of the stretch that the next entry was to be taken from is of no use. */
 void repair_build_drop_run(struct repair_build *build);

@@ -2,10 +2,10 @@
 #include "bucketd/core/repairer.h"
 
 #include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "bucketd/core/repair_build.h"
+#include "bucketd/core/repair_notes.h"
 
 /* One answer. */
 #define FETCH_BYTES (1u << 20)
@@ -13,6 +13,8 @@
 #define COPY_BYTES (16u << 20)
 /* A segment in which nothing was found wrong isn't looked at again for so long. */
 #define WHOLE_NS (10000000000ull)
+/* For damage in the newest segment the process starts again, but not more often. */
+#define AGAIN_NS (60000000000ull)
 
 enum phase {
     PHASE_IDLE,
@@ -30,10 +32,10 @@ struct repairer {
     uint32_t peers[REPLICAS_MAX];
     uint32_t peer_count;
 
-    uint64_t *noted; /* ascending */
-    uint32_t noted_len, noted_cap;
-    bool newest; /* the newest one is damaged */
-    uint64_t first_segment;
+    struct repair_notes noted;
+    bool newest;       /* the newest one is damaged ... */
+    bool newest_waits; /* ... and so is the one before */
+    uint64_t first_segment, opened_ns;
     bool stopping, running;
     uint64_t whole_segment, whole_ns;
 
@@ -59,17 +61,19 @@ struct repairer {
     uint64_t leader_term, leader_last_idx;
 };
 
-static void note(struct repairer *repairer, uint64_t segment);
+static void remove_leftover(struct repairer *repairer);
+static uint64_t start_again(struct repairer *repairer, uint64_t now);
 static void begin(struct repairer *repairer, uint64_t segment, bool newest);
 static void start(struct repairer *repairer, enum repair_work work);
 static void on_done(struct job *job);
 static void on_scanned(struct repairer *repairer);
+static void settled(struct repairer *repairer, uint64_t segment);
+static void on_no_beginning(struct repairer *repairer);
 static void on_added(struct repairer *repairer);
 static void rebuild(struct repairer *repairer, bool drop_own);
 static void give_up(struct repairer *repairer, const char *why, enum err err);
+static void beyond_repair(struct repairer *repairer, const char *why);
 static void go_on(struct repairer *repairer, uint64_t now);
-enum verdict { VERDICT_MORE, VERDICT_COMPLETE, VERDICT_WRONG };
-static enum verdict judge(const struct repairer *repairer);
 static void ask_sealed(struct repairer *repairer, uint64_t now);
 static void ask_newest(struct repairer *repairer, uint64_t now);
 static void ask_leader(struct repairer *repairer, uint64_t now);
@@ -77,10 +81,8 @@ static uint32_t next_peer(const struct repairer *repairer);
 static void fetch(struct repairer *repairer, uint32_t node, uint64_t to_idx, uint64_t now);
 static void refused(struct repairer *repairer, bool mismatch);
 static void confirm(struct repairer *repairer);
-static uint64_t hole_last(const struct repairer *repairer, uint64_t end_idx);
 static void place(struct repairer *repairer);
 static void place_newest(struct repairer *repairer);
-static enum err remove_index(struct disk *disk, uint64_t segment);
 static bool leader_known(const struct repairer *repairer);
 
 struct repairer *repairer_new(const struct repairer_config *config, struct env *env,
@@ -104,17 +106,23 @@ void repairer_free(struct repairer *repairer)
     if (repairer == NULL)
         return;
     repair_build_release(&repairer->build);
-    free(repairer->noted);
+    repair_notes_release(&repairer->noted);
     free(repairer);
 }
 
 void repairer_open(struct repairer *repairer, const struct wal_recovery *recovery)
 {
+    remove_leftover(repairer);
+    repairer->first_segment = recovery->first_segment;
+    repairer->opened_ns = repairer->env->ops->now_ns(repairer->env);
+    repairer->newest = recovery->damaged && repairer->peer_count > 0;
+}
+
+static void remove_leftover(struct repairer *repairer)
+{
     enum err err = rewrite_remove(repairer->env->disk);
     if (err != ERR_OK)
         log_warn(repairer->env->log, "repair.leftover", "error=%s", err_name(err));
-    repairer->first_segment = recovery->first_segment;
-    repairer->newest = recovery->damaged && repairer->peer_count > 0;
 }
 
 void repairer_note(struct repairer *repairer, uint64_t segment)
@@ -123,36 +131,7 @@ void repairer_note(struct repairer *repairer, uint64_t segment)
     bool looked_at = segment == repairer->whole_segment && repairer->whole_ns != 0 &&
                      now - repairer->whole_ns < WHOLE_NS;
     if (repairer->peer_count > 0 && !looked_at)
-        note(repairer, segment);
-}
-
-static void note(struct repairer *repairer, uint64_t segment)
-{
-    uint32_t at = 0;
-    while (at < repairer->noted_len && repairer->noted[at] < segment)
-        at++;
-    if (at < repairer->noted_len && repairer->noted[at] == segment)
-        return;
-    if (repairer->noted_len == repairer->noted_cap) {
-        repairer->noted_cap = repairer->noted_cap == 0 ? 8 : repairer->noted_cap * 2;
-        repairer->noted = realloc(repairer->noted, repairer->noted_cap * sizeof *repairer->noted);
-        ASSERT(repairer->noted != NULL);
-    }
-    memmove(repairer->noted + at + 1, repairer->noted + at,
-            (repairer->noted_len - at) * sizeof *repairer->noted);
-    repairer->noted[at] = segment;
-    repairer->noted_len++;
-}
-
-static void forget(struct repairer *repairer, uint64_t segment)
-{
-    for (uint32_t i = 0; i < repairer->noted_len; i++) {
-        if (repairer->noted[i] == segment) {
-            repairer->noted_len--;
-            memmove(repairer->noted + i, repairer->noted + i + 1,
-                    (repairer->noted_len - i) * sizeof *repairer->noted);
-        }
-    }
+        repair_notes_add(&repairer->noted, segment);
 }
 
 void repairer_stop(struct repairer *repairer)
@@ -167,7 +146,7 @@ bool repairer_busy(const struct repairer *repairer)
 
 uint64_t repairer_waiting(const struct repairer *repairer)
 {
-    return repairer->noted_len + repairer->newest;
+    return repairer->noted.len + repairer->newest;
 }
 
 uint64_t repairer_turn(struct repairer *repairer, uint64_t now)
@@ -185,10 +164,13 @@ uint64_t repairer_turn(struct repairer *repairer, uint64_t now)
         go_on(repairer, now);
     } else if (repairer->phase == PHASE_PLACE) {
         place(repairer);
-    } else if (repairer->newest) {
+    } else if (repairer->newest && !repairer->newest_waits) {
         begin(repairer, wal_durable(repairer->wal).segment, true);
-    } else if (repairer->noted_len > 0 && repairer->noted[0] < wal_durable(repairer->wal).segment) {
-        begin(repairer, repairer->noted[0], false);
+    } else if (repairer->noted.len > 0 &&
+               repairer->noted.list[0] < wal_durable(repairer->wal).segment) {
+        begin(repairer, repairer->noted.list[0], false);
+    } else if (repairer->noted.len > 0) {
+        return start_again(repairer, now);
     }
     if (repairer->phase == PHASE_FETCH)
         return repairer->deadline_ns;
@@ -196,6 +178,22 @@ uint64_t repairer_turn(struct repairer *repairer, uint64_t now)
 }
 
 /* --- the steps' ends --- */
+
+/* The newest one's damage was met by a read: the start repairs it. A leader gives way before. */
+static uint64_t start_again(struct repairer *repairer, uint64_t now)
+{
+    uint64_t at = repairer->opened_ns + AGAIN_NS;
+    if (now < at)
+        return at;
+    if (!repairer->callbacks.led_by_another(repairer->callbacks.ctx)) {
+        repairer->callbacks.give_way(repairer->callbacks.ctx);
+        repairer->not_before_ns = now + repairer->config.pause_ns;
+        return repairer->not_before_ns;
+    }
+    repairer->phase = PHASE_ENDED;
+    repairer->env->ops->fatal(repairer->env, ERR_OK, "damage in the newest segment");
+    return UINT64_MAX;
+}
 
 static void begin(struct repairer *repairer, uint64_t segment, bool newest)
 {
@@ -234,12 +232,11 @@ static void on_done(struct job *job)
     struct repair_build *build = (struct repair_build *)job;
     struct repairer *repairer = build->owner;
     repairer->running = false;
-    bool disk_failed = build->err != ERR_OK && build->err != ERR_CORRUPT;
-    if (disk_failed || (build->err != ERR_OK && build->work == REPAIR_SCAN)) {
+    if (build->err != ERR_OK && build->err != ERR_CORRUPT)
         give_up(repairer, repair_work_name(build->work), build->err);
-        return;
-    }
-    if (build->work == REPAIR_SCAN)
+    else if (build->work == REPAIR_SCAN && build->err == ERR_CORRUPT)
+        on_no_beginning(repairer);
+    else if (build->work == REPAIR_SCAN)
         on_scanned(repairer);
     else if (build->work == REPAIR_ADD)
         on_added(repairer);
@@ -256,15 +253,34 @@ static void on_scanned(struct repairer *repairer)
         log_info(repairer->env->log, "repair.nothing", "segment=%" PRIu64, salvage->segment);
         repairer->whole_segment = salvage->segment;
         repairer->whole_ns = repairer->env->ops->now_ns(repairer->env);
-        forget(repairer, salvage->segment);
+        settled(repairer, salvage->segment);
         repairer->phase = salvage->newest ? PHASE_ENDED : PHASE_IDLE;
         if (salvage->newest) /* what couldn't be read can be read now: it is recovered anew */
             repairer->env->ops->fatal(repairer->env, ERR_OK, "log found whole");
     } else if (!salvage->newest && !salvage->end_known) {
-        give_up(repairer, "its end", ERR_CORRUPT);
+        beyond_repair(repairer, "its end");
     } else {
         start(repairer, REPAIR_BEGIN);
     }
+}
+
+static void settled(struct repairer *repairer, uint64_t segment)
+{
+    repair_notes_remove(&repairer->noted, segment);
+    repairer->newest_waits = false;
+}
+
+/* The one before tells where it begins, when that is whole again. */
+static void on_no_beginning(struct repairer *repairer)
+{
+    const struct salvage *salvage = &repairer->build.salvage;
+    if (!salvage->before_damaged) {
+        beyond_repair(repairer, "its beginning");
+        return;
+    }
+    repair_notes_add(&repairer->noted, salvage->segment - 1);
+    repairer->newest_waits = salvage->newest;
+    give_up(repairer, "the segment before", ERR_CORRUPT);
 }
 
 static void on_added(struct repairer *repairer)
@@ -298,11 +314,20 @@ static void give_up(struct repairer *repairer, const char *why, enum err err)
               "segment=%" PRIu64 " at=\"%s\" error=%s effect=\"tried again\"",
               repairer->build.salvage.segment, why, err_name(err));
     repair_build_release(&repairer->build);
-    enum err left = rewrite_remove(repairer->env->disk);
-    if (left != ERR_OK)
-        log_warn(repairer->env->log, "repair.leftover", "error=%s", err_name(left));
+    remove_leftover(repairer);
     repairer->phase = PHASE_IDLE;
     repairer->not_before_ns = repairer->env->ops->now_ns(repairer->env) + repairer->config.pause_ns;
+}
+
+/* Only while others have the log: what is set aside here can't be asked for. */
+static void beyond_repair(struct repairer *repairer, const char *why)
+{
+    bool others_have_it = repairer->callbacks.led_by_another(repairer->callbacks.ctx);
+    give_up(repairer, why, ERR_CORRUPT);
+    if (others_have_it)
+        (void)repairer->env->ops->replace_disk(repairer->env, why);
+    else
+        repairer->callbacks.give_way(repairer->callbacks.ctx);
 }
 
 /* --- what comes next --- */
@@ -315,12 +340,12 @@ static void go_on(struct repairer *repairer, uint64_t now)
     if (!build->salvage.newest)
         cap = build->salvage.end_idx;
     const struct salvage_run *run = repair_build_run(build, next);
-    enum verdict verdict = judge(repairer);
-    if (verdict == VERDICT_COMPLETE) {
+    enum repair_verdict verdict = repair_build_judge(build, repairer->confirmed_idx);
+    if (verdict == REPAIR_IS_COMPLETE) {
         start(repairer, REPAIR_FINISH);
-    } else if (verdict == VERDICT_WRONG && build->own == OWN_NONE) {
-        give_up(repairer, "its end", ERR_CORRUPT);
-    } else if (verdict == VERDICT_WRONG) {
+    } else if (verdict == REPAIR_IS_WRONG && build->own == OWN_NONE) {
+        beyond_repair(repairer, "its end");
+    } else if (verdict == REPAIR_IS_WRONG) {
         rebuild(repairer, true);
     } else if (run != NULL && run->first <= next && next <= cap) {
         build->upto_idx = min_u64(run->last, cap);
@@ -333,31 +358,10 @@ static void go_on(struct repairer *repairer, uint64_t now)
     }
 }
 
-static enum verdict judge(const struct repairer *repairer)
-{
-    const struct salvage *salvage = &repairer->build.salvage;
-    const struct wal_state *state = &repairer->build.rewrite.state;
-    bool at_end = salvage->end_known && state->last_idx == salvage->end_idx;
-    bool same = at_end && (salvage->end_chain_known ? state->last_chain == salvage->end_chain
-                                                    : state->last_term == salvage->end_term);
-    if (same || (salvage->newest && repairer->confirmed_idx != 0 &&
-                 repairer->confirmed_idx == state->last_idx))
-        return VERDICT_COMPLETE;
-    bool wrong = !salvage->newest && state->last_idx >= salvage->end_idx;
-    return wrong ? VERDICT_WRONG : VERDICT_MORE;
-}
-
-/* The end of the hole that begins with the next entry. */
-static uint64_t hole_last(const struct repairer *repairer, uint64_t end_idx)
-{
-    const struct repair_build *build = &repairer->build;
-    const struct salvage_run *run = repair_build_run(build, build->rewrite.state.last_idx + 1);
-    return run == NULL ? end_idx : min_u64(end_idx, run->first - 1);
-}
-
 static void ask_sealed(struct repairer *repairer, uint64_t now)
 {
-    fetch(repairer, next_peer(repairer), hole_last(repairer, repairer->build.salvage.end_idx), now);
+    fetch(repairer, next_peer(repairer),
+          repair_build_hole_last(&repairer->build, repairer->build.salvage.end_idx), now);
 }
 
 static void ask_newest(struct repairer *repairer, uint64_t now)
@@ -375,7 +379,7 @@ static void ask_newest(struct repairer *repairer, uint64_t now)
         return;
     }
     uint32_t node = known && repairer->refusals == 0 ? repairer->leader - 1 : next_peer(repairer);
-    fetch(repairer, node, hole_last(repairer, salvage->end_idx), now);
+    fetch(repairer, node, repair_build_hole_last(&repairer->build, salvage->end_idx), now);
 }
 
 static void ask_leader(struct repairer *repairer, uint64_t now)
@@ -387,7 +391,8 @@ static void ask_leader(struct repairer *repairer, uint64_t now)
     }
     leader_has = repairer->leader_last_idx;
     if (last_idx < leader_has) {
-        fetch(repairer, repairer->leader - 1, hole_last(repairer, leader_has), now);
+        fetch(repairer, repairer->leader - 1, repair_build_hole_last(&repairer->build, leader_has),
+              now);
     } else if (last_idx == leader_has) {
         fetch(repairer, repairer->leader - 1, last_idx + 1, now);
         repairer->confirming = true;
@@ -445,7 +450,7 @@ static void refused(struct repairer *repairer, bool mismatch)
         return;
     }
     if (repairer->mismatch) {
-        give_up(repairer, "others' entries", ERR_CORRUPT);
+        beyond_repair(repairer, "others' entries");
         return;
     }
     repairer->refusals = 0;
@@ -526,8 +531,7 @@ static void place(struct repairer *repairer)
             repairer->env->ops->now_ns(repairer->env) + repairer->config.timeout_ns / 10;
         return;
     }
-    /* The index files tell places in the old one: they go first, and for sure. */
-    enum err err = remove_index(disk, segment);
+    enum err err = rewrite_remove_index(disk, segment);
     if (err == ERR_OK)
         err = rewrite_publish(&build->rewrite);
     if (err != ERR_OK) {
@@ -541,22 +545,9 @@ static void place(struct repairer *repairer)
     struct index *index = build->rewrite.index;
     build->rewrite.index = NULL;
     repairer->phase = PHASE_IDLE;
-    forget(repairer, segment);
+    settled(repairer, segment);
     repair_build_release(build);
     repairer->callbacks.on_replaced(repairer->callbacks.ctx, segment, index);
-}
-
-static enum err remove_index(struct disk *disk, uint64_t segment)
-{
-    char dir[32], path[64];
-    wal_segment_dir(segment, dir);
-    for (unsigned i = 0; i < INDEX_FILES; i++) {
-        snprintf(path, sizeof path, "%s/%s", dir, index_file_names[i]);
-        enum err err = disk->ops->unlink(disk, path);
-        if (err != ERR_OK && err != ERR_NOTFOUND)
-            return err;
-    }
-    return disk->ops->sync_dir(disk, dir);
 }
 
 /* At once, with the term and vote of now: a vote that were given meanwhile would be lost. */

@@ -10,7 +10,10 @@
  * and its next start finds a whole log. It is done when
  *   - its last idx and term are those that its marks tell: it is what was lost, or else
  *   - it equals the log of the leader of the term (or a later one), up to what that had when asked
- *     by this process: then it has all that was ever acknowledged here. */
+ *     by this process: then it has all that was ever acknowledged here.
+ *
+ * Where neither a segment nor its neighbours tell where it begins or ends, the whole log is given
+ * up: it is set aside, and this replica is fed from the beginning like one that lost its disk. */
 #pragma once
 
 #include "bucketd/core/wal.h"
@@ -34,6 +37,10 @@ struct repairer_callbacks {
     /* Another file stands there, and no index files: whatever was known of the old one's places is
      * wrong. Takes the new one's index. */
     void (*on_replaced)(void *ctx, uint64_t segment, struct index *index);
+    /* A leader is heard of, and it isn't this replica. */
+    bool (*led_by_another)(void *ctx);
+    /* Where this replica leads: another one should. */
+    void (*give_way)(void *ctx);
 };
 
 /* env and wal are borrowed. */
@@ -42,8 +49,8 @@ struct repairer *repairer_new(const struct repairer_config *config, struct env *
 void repairer_free(struct repairer *repairer);
 /* After wal_open. */
 void repairer_open(struct repairer *repairer, const struct wal_recovery *recovery);
-/* Something in this segment couldn't be read for what it must be. It is looked at, when another one
- * follows it (the newest is repaired after a start only). */
+/* Something in this segment couldn't be read for what it must be. It is looked at; the newest one
+ * by a start, for which the process of a follower ends once a minute at most. */
 void repairer_note(struct repairer *repairer, uint64_t segment);
 void repairer_on_tick(struct repairer *repairer, uint32_t node, const struct msg_tick *tick);
 void repairer_on_chunk(struct repairer *repairer, uint32_t node, const struct msg_chunk *chunk);

@@ -255,6 +255,7 @@ void replica_become_leader(struct bucket *bucket)
     replica->refusal.waits = false;
     uint64_t now = bucket->env->ops->now_ns(bucket->env);
     replica->lead_since_ns = now;
+    replica->lead_tick = replica->tick_number;
     replica->transfer_next_ns = now + 30 * bucket->config.election_timeout_ns;
     for (uint32_t i = 0; i < replica->peer_count; i++)
         replica->peers[i].echoed_ns = replica->asked_ns; /* a grant is an echo too */
@@ -342,7 +343,9 @@ void replica_fail_not_leader(struct bucket *bucket, uint32_t link, uint64_t req_
         return;
     uint64_t now = bucket->env->ops->now_ns(bucket->env);
     bool hint = replica->leader != 0 && !replica_leads(replica);
-    bool quorum = hint || liveness_quorum_heard(bucket, now);
+    /* Who has just started has heard of nobody yet: that tells nothing of a quorum. */
+    bool young = now - replica->started_ns < bucket->config.election_timeout_ns;
+    bool quorum = hint || young || liveness_quorum_heard(bucket, now);
     char text[96];
     int len = quorum
                   ? snprintf(text, sizeof text, "bucket %u is led by another replica",

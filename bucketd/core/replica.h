@@ -129,9 +129,9 @@ struct replica {
     struct buf raw; /* entries that came compressed */
 
     /* Leading. */
-    uint64_t begun_idx; /* the first entry of the term; 0: it isn't in the log yet */
-    uint64_t lead_since_ns;
-    uint32_t transfer_to; /* node + 1; 0: no transfer under way */
+    uint64_t begun_idx;                /* the first entry of the term; 0: it isn't in the log yet */
+    uint64_t lead_since_ns, lead_tick; /* the last tick before */
+    uint32_t transfer_to;              /* node + 1; 0: no transfer under way */
     uint64_t transfer_deadline_ns, transfer_next_ns;
     bool transfer_sent;
     struct catchup *catchups; /* running, or kept for the places they have found */

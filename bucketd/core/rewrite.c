@@ -1,6 +1,7 @@
 /* A segment written anew. */
 #include "bucketd/core/rewrite.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #define REWRITE_PATH        REWRITE_DIR "/data.evts"
@@ -184,6 +185,19 @@ enum err rewrite_publish(struct rewrite *rewrite)
     if (err == ERR_OK)
         err = disk->ops->sync_dir(disk, dir);
     return err == ERR_OK ? disk->ops->sync_dir(disk, REWRITE_DIR) : err;
+}
+
+enum err rewrite_remove_index(struct disk *disk, uint64_t segment)
+{
+    char dir[32], path[64];
+    wal_segment_dir(segment, dir);
+    for (unsigned i = 0; i < INDEX_FILES; i++) {
+        snprintf(path, sizeof path, "%s/%s", dir, index_file_names[i]);
+        enum err err = disk->ops->unlink(disk, path);
+        if (err != ERR_OK && err != ERR_NOTFOUND)
+            return err;
+    }
+    return disk->ops->sync_dir(disk, dir);
 }
 
 /* --- batches --- */

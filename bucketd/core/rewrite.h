@@ -45,6 +45,8 @@ enum err rewrite_sync(struct rewrite *rewrite) MUST_CHECK;
 enum err rewrite_seal(struct rewrite *rewrite) MUST_CHECK;
 /* Completes the newest segment: with this term and vote. */
 enum err rewrite_end(struct rewrite *rewrite, uint64_t term, uint64_t voted_for) MUST_CHECK;
+/* A segment's index files are gone, for sure: they tell places in the file that is to go. */
+enum err rewrite_remove_index(struct disk *disk, uint64_t segment) MUST_CHECK;
 /* The file, complete and synced, takes the old one's place. */
 enum err rewrite_publish(struct rewrite *rewrite) MUST_CHECK;
 void rewrite_release(struct rewrite *rewrite);

@@ -99,11 +99,13 @@ static enum err read_before(struct salvage *salvage, struct disk *disk)
     struct wal_front front;
     struct wal_pass pass;
     enum err err = pass_open(salvage, disk, salvage->segment - 1, &scan, &reader, &front, &pass);
+    salvage->before_damaged = err == ERR_CORRUPT;
     if (err != ERR_OK)
         return err;
     err = wal_pass_run(&pass);
     if (err == ERR_OK && pass.rots > 0)
         err = ERR_CORRUPT;
+    salvage->before_damaged = err == ERR_CORRUPT;
     if (err == ERR_OK)
         take_start(salvage, &pass);
     pass_close(&pass);

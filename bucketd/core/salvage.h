@@ -22,7 +22,8 @@ struct salvage {
 
     /* ERR_OK; ERR_CORRUPT: what stands before it can't be told; ERR_IO... */
     enum err err;
-    bool whole; /* nothing is damaged */
+    bool whole;          /* nothing is damaged */
+    bool before_damaged; /* with ERR_CORRUPT: the segment before would tell */
     struct rewrite_start start;
     /* Those that surely live; and with them those that live unless the damage hides a cut. */
     struct salvage_runs sure, perhaps;

@@ -7,6 +7,9 @@
 
 #include "common/assert.h"
 
+/* Of a segment that can't be read. */
+#define SCAN_TRIES 3u
+
 /* Writes one sealed segment's index files. */
 struct seal_job {
     struct job job;
@@ -23,9 +26,6 @@ static struct segment *add_segment(struct bucket *bucket, uint64_t number, struc
 static void index_entry(struct bucket *bucket, struct index *index, const struct wal_entry *entry);
 static bool take_dead(struct buf *recovered, uint64_t from_idx, struct recovered_entry *ret_dead);
 static enum err build_index(struct bucket *bucket, uint32_t i, bool despite_io);
-static void rebuild_entry(void *ctx, const struct wal_entry *entry);
-static void rebuild_cut(void *ctx, uint64_t from_idx);
-static enum err next_part(struct bucket *bucket, enum err err, uint32_t *left);
 static bool files_exist(struct bucket *bucket, uint64_t number);
 static void start_seal(struct bucket *bucket, struct segment *segment);
 static void seal_work(struct job *job, struct disk *disk);
@@ -272,69 +272,6 @@ bool segments_busy(const struct bucket *bucket)
     return bucket->segments.sealing > 0 || bucket->segments.summary_jobs != NULL;
 }
 
-enum err segments_find_stream(struct bucket *bucket, uint32_t partition, struct span stream,
-                              uint32_t below, uint32_t *ret_i, struct index_stream *ret_stream)
-{
-    uint32_t left = below;
-    while (left > 0) {
-        if (summaries_skip_stream(bucket, partition, stream, &left))
-            continue;
-        uint32_t i = left - 1;
-        struct index *index;
-        enum err err = segments_index(bucket, i, &index);
-        if (err == ERR_OK)
-            err = index_find_stream(index, partition, stream, ret_stream);
-        if (err == ERR_OK)
-            *ret_i = i;
-        if (err == ERR_OK || (err = next_part(bucket, err, &left)) != ERR_OK)
-            return err;
-    }
-    return ERR_NOTFOUND;
-}
-
-enum err segments_find_event(struct bucket *bucket, const struct uuid *event_id,
-                             struct event_search *search, uint64_t *ret_segment,
-                             uint32_t *ret_position)
-{
-    while (search->left > 0) {
-        if (search->skip == 0 && summaries_skip_event(bucket, event_id, &search->left))
-            continue;
-        uint32_t i = search->left - 1;
-        struct index *index;
-        enum err err = segments_index(bucket, i, &index);
-        if (err == ERR_OK)
-            err = index_find_event(index, event_id, search->skip, ret_position);
-        if (err == ERR_OK) {
-            search->skip++;
-            *ret_segment = bucket->segments.list[i].number;
-            return ERR_OK;
-        }
-        search->skip = 0;
-        if ((err = next_part(bucket, err, &search->left)) != ERR_OK)
-            return err;
-    }
-    return ERR_NOTFOUND;
-}
-
-/* A search of the newest of the `left` parts ended without a find: rebuilds it where its index is
- * bad, to search it again, else goes on to the one before, unless a damaged stretch lies between.
- */
-static enum err next_part(struct bucket *bucket, enum err err, uint32_t *left)
-{
-    uint32_t i = *left - 1;
-    if (err == ERR_CORRUPT) {
-        err = segments_rebuild(bucket, i, &i);
-        *left = i + 1;
-        return err;
-    }
-    if (err != ERR_NOTFOUND)
-        return err;
-    if (bucket->segments.list[i].hole_before)
-        return ERR_CORRUPT;
-    *left = i;
-    return ERR_OK;
-}
-
 static struct segment *add_segment(struct bucket *bucket, uint64_t number, struct index *index)
 {
     struct segments *segments = &bucket->segments;
@@ -378,26 +315,41 @@ struct rebuild {
     struct buf recovered; /* struct recovered_entry: what a cut may take back */
 };
 
-/* despite_io: what can't be read is a hole too. A start does with what there is; later a read that
- * fails may succeed the next time, and the segment stays without an index until then. */
+static void rebuild_drop(struct rebuild *rebuild);
+static void rebuild_entry(void *ctx, const struct wal_entry *entry);
+static void rebuild_cut(void *ctx, uint64_t from_idx);
+
+/* A read that fails may succeed the next time. */
+static enum err scan_for_index(struct rebuild *rebuild, uint64_t number,
+                               struct wal_scan_result *ret_result)
+{
+    struct bucket *bucket = rebuild->bucket;
+    struct format_salt salt = segment_salt(bucket, number);
+    struct wal_scan scan = {.ctx = rebuild, .on_entry = rebuild_entry, .on_cut = rebuild_cut};
+    enum err err = ERR_IO;
+    for (unsigned tries = 0; err == ERR_IO && tries < SCAN_TRIES; tries++) {
+        rebuild_drop(rebuild);
+        err = wal_scan_segment(bucket->env->disk, number, &salt, &scan, ret_result);
+    }
+    buf_release(&rebuild->recovered);
+    return err;
+}
+
+/* despite_io: what can't be read is a hole too. A start does with what there is; later the segment
+ * stays without an index until it can be read. */
 static enum err build_index(struct bucket *bucket, uint32_t i, bool despite_io)
 {
     struct segments *segments = &bucket->segments;
     uint64_t number = segments->list[i].number;
     bool hole_before = segments->list[i].hole_before; /* known from the segment before */
     struct rebuild rebuild = {.bucket = bucket};
-    struct format_salt salt = segment_salt(bucket, number);
-    struct wal_scan scan = {.ctx = &rebuild, .on_entry = rebuild_entry, .on_cut = rebuild_cut};
     struct wal_scan_result result;
-    enum err err = wal_scan_segment(bucket->env->disk, number, &salt, &scan, &result);
-    buf_release(&rebuild.recovered);
+    enum err err = scan_for_index(&rebuild, number, &result);
     if (err != ERR_OK || result.problems > 0)
         log_error(bucket->env->log, "segment.damaged", "segment=%lu problems=%lu error=%s", number,
                   err == ERR_OK ? result.problems : 1, err_name(err));
     if (err == ERR_IO && !despite_io) {
-        for (uint32_t part = 0; part < rebuild.count; part++)
-            index_free(rebuild.parts[part], bucket->env->disk);
-        free(rebuild.parts);
+        rebuild_drop(&rebuild);
         return err;
     }
     if (rebuild.count == 0) {
@@ -425,6 +377,15 @@ static enum err build_index(struct bucket *bucket, uint32_t i, bool despite_io)
     segments->holed |= !whole;
     free(rebuild.parts);
     return ERR_OK;
+}
+
+static void rebuild_drop(struct rebuild *rebuild)
+{
+    for (uint32_t part = 0; part < rebuild->count; part++)
+        index_free(rebuild->parts[part], rebuild->bucket->env->disk);
+    free(rebuild->parts);
+    buf_release(&rebuild->recovered);
+    *rebuild = (struct rebuild){.bucket = rebuild->bucket};
 }
 
 static void rebuild_entry(void *ctx, const struct wal_entry *entry)

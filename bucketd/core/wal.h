@@ -104,8 +104,8 @@ void wal_free(struct wal *wal);
  * synced, the space behind it zeroed. The caller's next step is a new term: wal_append_vote and
  * wal_append_noop, as soon as wal_fits(WAL_TERM_BOUND) allows (on a full disk not at once). Errors:
  * ERR_CORRUPT (the directory belongs to another cluster, bucket or format, a segment is missing, or
- * both copies of the newest checkpoint are bad; the log line names it), ERR_FULL (first start),
- * ERR_IO. */
+ * both copies of the newest checkpoint are bad; the log line names it, and `lost` tells damage from
+ * a foreign log), ERR_FULL (first start), ERR_IO. */
 struct wal_recovery {
     uint64_t segments;      /* existing, the newest included */
     uint64_t first_segment; /* oldest existing number */
@@ -122,6 +122,7 @@ struct wal_recovery {
      * of; UINT64_MAX: nothing tells). Where entries can be cut, those above the commit hint may be
      * dead: on_cut has been told of them. Both 0: only records without entries are damaged. */
     uint64_t hole_first, hole_last;
+    bool lost; /* with ERR_CORRUPT: it is this bucket's log, but nothing tells its end any more */
 };
 enum err wal_open(struct wal *wal, struct wal_recovery *ret_recovery) MUST_CHECK;
 

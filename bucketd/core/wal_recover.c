@@ -43,6 +43,7 @@ enum err wal_open(struct wal *wal, struct wal_recovery *ret_recovery)
     struct disk *disk = wal->env->disk;
     struct listing listing = {0};
     struct wal_recovery recovery = {0};
+    *ret_recovery = recovery;
     enum err err = disk->ops->mkdir(disk, "segments");
     if (err == ERR_OK)
         err = segments_list(wal, &listing);
@@ -56,6 +57,7 @@ enum err wal_open(struct wal *wal, struct wal_recovery *ret_recovery)
         err = segments_check(wal, &listing);
     if (err != ERR_OK) {
         buf_release(&listing.numbers);
+        ret_recovery->lost = err == ERR_CORRUPT;
         return err;
     }
     recovery.segments = listing_count(&listing);
@@ -79,8 +81,8 @@ enum err wal_open(struct wal *wal, struct wal_recovery *ret_recovery)
     }
     wal_pass_release(&pass);
     wal_reader_close(&reader);
-    if (err == ERR_OK)
-        *ret_recovery = recovery;
+    recovery.lost = err == ERR_CORRUPT && front.checkpoints_bad == 2;
+    *ret_recovery = recovery;
     return err;
 }
 

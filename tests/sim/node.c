@@ -34,6 +34,7 @@ static void env_submit(struct env *env, struct job *job);
 static struct buf *env_outbox(struct env *env, uint32_t link);
 static struct buf *env_peer(struct env *env, uint32_t node);
 static void env_fatal(struct env *env, enum err err, const char *what);
+static enum err env_replace_disk(struct env *env, const char *what);
 static void log_line(void *ctx, enum log_level level, const char *line);
 
 static const struct env_ops env_ops = {
@@ -43,6 +44,7 @@ static const struct env_ops env_ops = {
     .outbox = env_outbox,
     .peer = env_peer,
     .fatal = env_fatal,
+    .replace_disk = env_replace_disk,
 };
 
 static struct node *node_of(struct env *env)
@@ -567,6 +569,14 @@ static void env_fatal(struct env *env, enum err err, const char *what)
     node->counters.fatals++;
     node->dead = true;
     node->end = NODE_KILLED;
+}
+
+static enum err env_replace_disk(struct env *env, const char *what)
+{
+    struct node *node = node_of(env);
+    env_fatal(env, ERR_CORRUPT, what);
+    node->disk_given_up = true;
+    return ERR_OK;
 }
 
 static void log_line(void *ctx, enum log_level level, const char *line)

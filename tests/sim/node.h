@@ -70,6 +70,7 @@ struct node {
     uint64_t wake_ns;         /* by its clock */
     uint64_t paused_until_ns; /* stands still until then */
     uint64_t recovery_ns;     /* virtual time that recovery took so far */
+    bool disk_given_up;       /* it ended by replace_disk: its owner gives it an empty one */
     bool read_errors_seen;    /* in this incarnation: an I/O error was injected into a read */
     struct fiber_job *jobs[NODE_JOBS_MAX]; /* waiting and running, in order of submission */
     unsigned job_count, running;

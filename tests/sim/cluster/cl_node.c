@@ -23,6 +23,7 @@ static void on_frame(void *ctx, uint32_t link, struct span frame);
 static void on_peer_frame(void *ctx, uint32_t to, struct span frame);
 static void on_end(void *ctx, enum node_end end);
 static void set_clock(struct cl_node *node);
+static void give_new_disk(struct cl_node *node);
 
 void cl_node_init(struct cluster *cluster, uint32_t index)
 {
@@ -188,10 +189,23 @@ static void on_end(void *ctx, enum node_end end)
         cl_net_notice(cluster, node->index, node->node.config.boot);
     else
         set_clock(node);
-    cl_damage_at_rest(node);
+    if (node->node.disk_given_up)
+        give_new_disk(node);
+    else
+        cl_damage_at_rest(node);
     uint64_t most = cl_is_quiet(cluster) ? 200 * MS : cluster->swarm.restart_ns_max;
     bool at_once = prng_chance(&cluster->prng, 500000);
     cl_node_start_after(node, prng_range(&cluster->prng, 1, at_once ? 20 * MS : most));
+}
+
+/* As the shell does it: an empty one that knows it isn't new. */
+static void give_new_disk(struct cl_node *node)
+{
+    if (!cl_damage_excuses(node))
+        trace_fail(&node->cluster->trace, "n%u gives up a disk without damage", node->index);
+    node->node.disk_given_up = false;
+    node->node.config.replaced = true;
+    cl_damage_wipe(node);
 }
 
 /* --- turns --- */

@@ -7,6 +7,7 @@
 #include "bucketd/core/format.h"
 #include "common/assert.h"
 
+static bool is_young(const struct oracle *oracle, uint32_t index);
 static bool refusal_is_allowed(struct oracle *oracle, const struct oracle_op *op, enum err err);
 static bool is_too_large(const struct oracle *oracle, const struct tx *tx);
 static void settle(struct oracle *oracle, const struct oracle_op *op, bool also_before);
@@ -159,10 +160,11 @@ static bool refusal_is_allowed(struct oracle *oracle, const struct oracle_op *op
     case ERR_WRONGVER:
     case ERR_NOT_LEADER:
     case ERR_NOT_READY:
-    case ERR_NO_QUORUM:
     case ERR_ORDER:
     case ERR_BUSY:
         return true;
+    case ERR_NO_QUORUM:
+        return !is_young(oracle, op->node);
     case ERR_EXISTS:
         return tx->copy_of != NO_TX;
     case ERR_MAXSIZE:
@@ -176,6 +178,17 @@ static bool refusal_is_allowed(struct oracle *oracle, const struct oracle_op *op
     default:
         return false;
     }
+}
+
+/* Whoever has just started can't tell that there is no quorum: nobody may have found it yet. Its
+ * clock may run a tenth faster than the world's. */
+static bool is_young(const struct oracle *oracle, uint32_t index)
+{
+    const struct cluster *cluster = oracle->cluster;
+    uint64_t started_ns = cluster->nodes[index].started_ns;
+    uint64_t timeout_ns = cluster->swarm.config.election_timeout_ns;
+    return !cluster->swarm.faults[CL_JUMP] && started_ns != UINT64_MAX &&
+           cluster->sched.now_ns - started_ns < timeout_ns / 2;
 }
 
 /* It may not fit into a segment: about what its entry takes there. */

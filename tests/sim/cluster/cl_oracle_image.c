@@ -51,6 +51,12 @@ static void image_fatal(struct env *env, enum err err, const char *what)
     image_of(env)->dead = true;
 }
 
+static enum err image_replace_disk(struct env *env, const char *what)
+{
+    image_fatal(env, ERR_CORRUPT, what);
+    return ERR_OK;
+}
+
 static void image_log(void *ctx, enum log_level level, const char *line)
 {
     (void)ctx;
@@ -65,6 +71,7 @@ static const struct env_ops image_ops = {
     .outbox = image_outbox,
     .peer = image_outbox,
     .fatal = image_fatal,
+    .replace_disk = image_replace_disk,
 };
 
 static enum err recover(struct sim_disk *disk, const struct bucket_config *config, uint64_t seed,

@@ -434,6 +434,68 @@ START_TEST(a_crash_at_any_operation)
 }
 END_TEST
 
+START_TEST(the_newest_is_repaired_by_a_start)
+{
+    struct world *world = world_of_segments(7, false);
+    struct node *node = &world->nodes[1];
+    repairer_note(node->repairer, wal_segment(node->wal));
+    world_run(world, 500 * TICK_NS);
+    ck_assert(!node->fatal); /* it has only just been started */
+    for (uint32_t i = 0; i < NODES; i++)
+        world->nodes[i].leads = i == node->number;
+    world_run(world, 6000 * TICK_NS);
+    ck_assert(!node->fatal); /* who leads is needed */
+    ck_assert_uint_gt(node->gave_way, 0);
+    for (uint32_t i = 0; i < NODES; i++)
+        world->nodes[i].leads = i == 0;
+    world_run(world, 100 * TICK_NS);
+    ck_assert(node->fatal);
+    ck_assert_int_eq(node->fatal_err, ERR_OK);
+    world_free(world);
+}
+END_TEST
+
+START_TEST(a_beginning_that_the_damaged_one_before_tells)
+{
+    struct world *world = world_of_segments(8, false);
+    struct node *node = &world->nodes[1];
+    damage(node, 0);
+    struct buf *file = data_of(node, 1);
+    file->ptr[FORMAT_BLOCK + 50] ^= 1;
+    file->ptr[2 * FORMAT_BLOCK + 50] ^= 1;
+    repairer_note(node->repairer, 1);
+    world_run(world, 100 * TICK_NS);
+    ck_assert(!node->fatal);
+    ck_assert_uint_eq(node->replaced, 2);
+    ck_assert_uint_eq(repairer_waiting(node->repairer), 0);
+    check_log(node, world->last, UINT64_MAX);
+    world_free(world);
+}
+END_TEST
+
+/* Neither its footer nor the front of the next one tells where it ends. */
+START_TEST(an_end_that_nothing_tells)
+{
+    struct world *world = world_of_segments(4, false);
+    struct node *node = &world->nodes[1];
+    struct buf *file = data_of(node, 0);
+    file->ptr[file->len - 20] ^= 1;
+    damage(node, 0);
+    file = data_of(node, 1);
+    file->ptr[FORMAT_BLOCK + 50] ^= 1;
+    file->ptr[2 * FORMAT_BLOCK + 50] ^= 1;
+    world->nodes[0].leads = false;
+    repairer_note(node->repairer, 0);
+    world_run(world, 100 * TICK_NS);
+    ck_assert(!node->fatal); /* as long as nobody else is known to have it */
+    ck_assert_uint_eq(repairer_waiting(node->repairer), 1);
+    world_new_term(world, 0);
+    world_run(world, 100 * TICK_NS);
+    ck_assert(node->gave_up);
+    world_free(world);
+}
+END_TEST
+
 START_TEST(any_failing_operation)
 {
     bool ended = false;
@@ -477,6 +539,9 @@ int main(void)
     tcase_add_test(tests, wrong_answers_are_not_believed);
     tcase_add_test(tests, a_full_disk_is_waited_for);
     tcase_add_test(tests, a_crash_at_any_operation);
+    tcase_add_test(tests, the_newest_is_repaired_by_a_start);
+    tcase_add_test(tests, a_beginning_that_the_damaged_one_before_tells);
+    tcase_add_test(tests, an_end_that_nothing_tells);
     tcase_add_test(tests, any_failing_operation);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);

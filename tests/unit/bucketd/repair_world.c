@@ -44,6 +44,13 @@ static void node_fatal(struct env *env, enum err err, const char *what)
     node->fatal = true;
 }
 
+static enum err node_replace_disk(struct env *env, const char *what)
+{
+    node_fatal(env, ERR_CORRUPT, what);
+    node_of(env)->gave_up = true;
+    return ERR_OK;
+}
+
 /* --- logs --- */
 
 uint64_t world_pick(struct world *world, uint64_t below)
@@ -86,6 +93,20 @@ static bool leads(void *ctx)
     return ((struct node *)ctx)->leads;
 }
 
+static bool led_by_another(void *ctx)
+{
+    const struct node *node = ctx;
+    bool led = false;
+    for (uint32_t i = 0; i < NODES; i++)
+        led |= i != node->number && node->world->nodes[i].up && node->world->nodes[i].leads;
+    return led;
+}
+
+static void give_way(void *ctx)
+{
+    ((struct node *)ctx)->gave_way++;
+}
+
 static void count_entry(void *ctx, const struct wal_entry *entry)
 {
     (void)entry;
@@ -109,7 +130,12 @@ void node_start(struct node *node)
                                               .timeout_ns = TIMEOUT_NS,
                                               .pause_ns = PAUSE_NS};
     struct repairer_callbacks repairer_callbacks = {
-        .ctx = node, .may_replace = may_replace, .on_replaced = on_replaced};
+        .ctx = node,
+        .may_replace = may_replace,
+        .on_replaced = on_replaced,
+        .led_by_another = led_by_another,
+        .give_way = give_way,
+    };
     node->repairer = repairer_new(&repairer_config, &node->env, node->wal, &repairer_callbacks);
     repairer_open(node->repairer, &node->recovery);
     struct format_salt salt = {.cluster_id = config.cluster_id, .bucket = config.bucket};
@@ -155,7 +181,8 @@ struct world *world_new(uint64_t seed, uint64_t segment_bytes, size_t data_max)
                                      .random = node_random,
                                      .submit = node_submit,
                                      .peer = node_peer,
-                                     .fatal = node_fatal};
+                                     .fatal = node_fatal,
+                                     .replace_disk = node_replace_disk};
         node->env.ops = &node->ops;
         node_start(node);
     }

@@ -30,6 +30,8 @@ struct node {
     struct lender *lender;
     uint64_t boot;
     bool up, leads;
+    bool gave_up; /* its disk */
+    uint64_t gave_way;
     bool fatal; /* and err */
     enum err fatal_err;
     struct buf out[NODES];
