@@ -443,8 +443,8 @@ class Checker:
         if group.first is not None and state > group.first:
             self.problem("conflict", f"{group.name} was refused by state {state}, though stored at {group.first}")
             return 0
-        # It has no effect: when its leader is lost it is asked for again, and the next leader may tell of what stands behind
-        # it in the same pipeline. An append that was sent after the refusal came is bound by real time.
+        # It has no effect: when its leader is lost it is asked for again, and the next leader may tell of what stands
+        # behind it in the same pipeline. An append that was sent after the refusal came is bound by real time.
         self.refused[attempt.conn] = max(state, self.refused.get(attempt.conn, 0))
         return state
 

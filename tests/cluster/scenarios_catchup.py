@@ -38,7 +38,7 @@ def fill(trial, total_bytes):
         direct.sock.close()
 
 
-@scenario(config={"cluster.balance_leaders": False})
+@scenario(quick=True, config={"cluster.balance_leaders": False})
 def catch_up(trial):
     """A node without data is fed: 128 MiB, with --long 1 GiB; no election, and appends go on as before"""
     cluster = trial.cluster
@@ -69,8 +69,8 @@ def catch_up(trial):
     trial.healed()
     trial.finish()
     rate = (mib << 20) / MB / took
-    trial.say(f"catch-up: {rate:.0f} MB/s of payload, {took:.2f} s from the start to ready (goal >= {CATCHUP_GOAL:.0f}; "
-              f"{stored / MB:.0f} MB of files); CPU meanwhile: "
+    trial.say(f"catch-up: {rate:.0f} MB/s of payload, {took:.2f} s from the start to ready (goal >= {CATCHUP_GOAL:.0f}"
+              f"; {stored / MB:.0f} MB of files); CPU meanwhile: "
               + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in sorted(used.items()) if seconds > 0.2))
     p99 = [percentile(trial.latencies(range(BUCKETS), since, until), 0.99) * 1000
            for since, until in ((before, start), (start, end))]

@@ -98,5 +98,5 @@ def end_jumps(trial, start, label):
     trial.healed()
     trial.finish()
     gaps = [trial.gap(bucket, start, end) for bucket in range(BUCKETS)]
-    trial.say(f"{label}: longest gap in a bucket {max(gaps):.2f} s in {(end - start) / SECOND:.0f} s; clients were told "
-              f"{trial.refusals() or 'nothing else'}; {ACTIVE} partitions")
+    trial.say(f"{label}: longest gap in a bucket {max(gaps):.2f} s in {(end - start) / SECOND:.0f} s; clients were "
+              f"told {trial.refusals() or 'nothing else'}; {ACTIVE} partitions")

@@ -47,8 +47,8 @@ def power(trial):
         times.append((now() - start) / SECOND)
         cluster.wait_settled()
     trial.say(f"power: {len(times)} cuts of all nodes: {lost['pieces'] - lost['pieces_kept']} pieces of 512 bytes and "
-              f"{lost['names'] - lost['names_kept']} names were lost, {lost['pieces_kept']} and {lost['names_kept']} that "
-              f"weren't synced stayed; appends in every bucket after {max(times):.2f} s at most, starts included")
+              f"{lost['names'] - lost['names_kept']} names were lost, {lost['pieces_kept']} and {lost['names_kept']} "
+              f"that weren't synced stayed; appends in every bucket after {max(times):.2f} s at most, starts included")
     trial.expect(lost["pieces"] > 0, "there was something to lose")
     one = cluster.nodes[busiest(cluster)]
     trial.fault(f"power cut of node {one.index}")

@@ -65,8 +65,8 @@ def subscribers(trial):
     for part in (0.5, 0.99):
         values = [percentile([latency for slow, start, end, _ in spans if slow == which
                               for latency in trial.delivered(start, end)], part) * 1000 for which in (False, True)]
-        trial.say(f"{SUBSCRIBERS} subscribers: append to delivery p{part * 100:.0f} {values[0]:.1f} ms, beside one that reads "
-                  f"1 B/s {values[1]:.1f} ms ({values[1] / values[0]:.2f} times, goal <= 1.1)")
+        trial.say(f"{SUBSCRIBERS} subscribers: append to delivery p{part * 100:.0f} {values[0]:.1f} ms, beside one "
+                  f"that reads 1 B/s {values[1]:.1f} ms ({values[1] / values[0]:.2f} times, goal <= 1.1)")
     grown = [rss for slow, _, _, rss in spans if slow]
     trial.say(f"its node's netd grew by {max(grown) / 1024:.0f} KiB at most beside it, by "
               f"{max(rss for slow, _, _, rss in spans if not slow) / 1024:.0f} KiB without")

@@ -1,5 +1,5 @@
-"""Random mixtures of faults: two scenarios of a minute, and parts of some minutes for --soak: each part has a cluster, a
-configuration and a mixture of its own, made from the seed, and ends with the verdict on everything."""
+"""Random mixtures of faults: two scenarios of a minute, and parts of some minutes for --soak: each part has a cluster,
+a configuration and a mixture of its own, made from the seed, and ends with the verdict on everything."""
 
 import os
 import random

@@ -173,9 +173,9 @@ class Trial:
 
     def wait_partitions(self):
         """One more append, sent from now on, is acknowledged in every partition."""
-        floor = self.acked_by_partition()
-        wait_for("acknowledged appends in every partition", lambda: all(
-            count >= before + self.load["w"]["writers"] for count, before in zip(self.acked_by_partition(), floor)), 30.0)
+        goal = [count + self.load["w"]["writers"] for count in self.acked_by_partition()]
+        wait_for("acknowledged appends in every partition",
+                 lambda: all(count >= least for count, least in zip(self.acked_by_partition(), goal)), 30.0)
 
     def run_for(self, seconds):
         """Lets the load go on."""

@@ -5,8 +5,8 @@ history (history.py).
 
 CONFIG: name (of this process; part of every event's name), out (the history file), nodes: [[host, port], ...], writers,
 probers, readers, subscribers, seed, pause_ms (mean, between a writer's turns), probe_ms (between a prober's), hot (part
-of the appends that go to streams which all writers share), timeout_s (for an answer, then the connection is given up), mixed (most
-subscribers follow one partition).
+of the appends that go to streams which all writers share), timeout_s (for an answer, then the connection is given up),
+mixed (most subscribers follow one partition).
 
 Commands on standard input, a line each, each answered with one line of JSON on standard output:
     stats               {"acked": [count by partition], "errors": {...}, ...}

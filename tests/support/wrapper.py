@@ -5,8 +5,8 @@ import shutil
 
 
 def wrapped_build(build, directory, script, netd_script=None):
-    """What bucketd is replaced by, and netd, which is a link unless told otherwise; $REAL is the real one. The supervisor
-    is copied, since it looks for the others beside itself."""
+    """What bucketd is replaced by, and netd, which is a link unless told otherwise; $REAL is the real one. The
+    supervisor is copied, since it looks for the others beside itself."""
     for part in ("supervisor", "netd", "bucketd"):
         os.makedirs(os.path.join(directory, part))
     shutil.copy(os.path.join(build, "supervisor", "sierradb"), os.path.join(directory, "supervisor", "sierradb"))
