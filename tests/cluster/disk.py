@@ -13,7 +13,8 @@ def why_not():
     """Why there can be no such disk here; empty: there can."""
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         return "no access to /dev/fuse"
-    return ""
+    done = subprocess.run(["pkg-config", "--exists", "fuse3"], check=False)
+    return "" if done.returncode == 0 else "no libfuse3 to build with (the package libfuse3-dev)"
 
 
 def tool(build=None):

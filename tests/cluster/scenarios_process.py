@@ -17,7 +17,7 @@ from workload import ACTIVE
 def bucketd_killed(trial):
     """SIGKILL of the leader's bucketd, one bucket after the other"""
     faults = []
-    for number in range(trial.rounds(10, 60, quick=3)):
+    for number in range(trial.rounds(10, 200, quick=3)):
         bucket = number % BUCKETS
         node = trial.cluster.nodes[trial.cluster.leader(bucket)]
         pid = node.child(bucket)
@@ -189,7 +189,7 @@ def pause_all(trial, which, label, hit=None):
 def rolling_restart(trial):
     """SIGTERM to each node in turn under load: leaders hand over first, no client sees an error"""
     cluster, faults, took = trial.cluster, [], []
-    for _ in range(trial.rounds(3, 10, quick=1)):
+    for _ in range(trial.rounds(3, 30, quick=1)):
         for node in cluster.nodes:
             faults.append((trial.fault(f"SIGTERM to node {node.index}"), led_by(cluster, node.index)))
             begin = time.monotonic()
