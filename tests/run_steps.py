@@ -84,6 +84,7 @@ def steps(full):
         Step("crash-disk-full", "tests/crash/disk_full --port {port}", RELEASE, release),
         Step("crash-supervisor", "tests/crash/supervisor --port {port}", RELEASE, release),
         Step("crash-restart", "tests/crash/restart --port {port}", RELEASE, release),
+        Step("cluster", "tests/cluster/run --quick --port {port}", RELEASE, release),
         Step("example-release", example, RELEASE, release),
         Step("example-asan", "tests/example --fraction 0.02", ASAN, asan),
     ]

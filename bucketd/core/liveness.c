@@ -16,6 +16,11 @@
 #define QUIET_INTERVALS   3u
 #define TICKS_PER_TIMEOUT 3u
 
+/* Election timeouts after which nothing of a silent process is on its way any more. */
+#define SILENT_TIMEOUTS 4
+
+static bool is_overtaken(const struct bucket *bucket, const struct peer *peer,
+                         const struct msg_tick *tick);
 static void note_sender(struct bucket *bucket, struct peer *peer, const struct msg_tick *tick);
 static bool find_echoed(const struct bucket *bucket, const struct msg_tick *tick,
                         uint64_t *ret_sent_ns);
@@ -29,13 +34,26 @@ static void send_tick(struct bucket *bucket, struct peer *peer, bool ask, bool r
 void liveness_on_tick(struct bucket *bucket, uint32_t node, const struct msg_tick *tick)
 {
     struct peer *peer = replica_peer(bucket, node);
-    if (tick->boot < peer->boot || (tick->boot == peer->boot && tick->number <= peer->tick_number))
-        return; /* overtaken by a newer one */
+    if (is_overtaken(bucket, peer, tick))
+        return;
     note_sender(bucket, peer, tick);
     if (tick->term > wal_term(bucket->wal) && !replica_adopt_term(bucket, tick->term))
         return;
     if (tick->term == wal_term(bucket->wal))
         hear_leader(bucket, peer, tick);
+}
+
+/* By one that was sent later. Processes have growing numbers, but for that of a node that lost its
+ * disk and whose clock has been set back: the number of its process counts once nothing was heard
+ * of the one before for long. */
+static bool is_overtaken(const struct bucket *bucket, const struct peer *peer,
+                         const struct msg_tick *tick)
+{
+    if (tick->boot == peer->boot)
+        return tick->number <= peer->tick_number;
+    uint64_t silent_ns = bucket->env->ops->now_ns(bucket->env) - peer->tick_ns;
+    return tick->boot < peer->boot &&
+           silent_ns < SILENT_TIMEOUTS * bucket->config.election_timeout_ns;
 }
 
 static void note_sender(struct bucket *bucket, struct peer *peer, const struct msg_tick *tick)
@@ -53,7 +71,7 @@ static void note_sender(struct bucket *bucket, struct peer *peer, const struct m
     peer->boot = tick->boot;
     peer->tick_number = tick->number;
     peer->age = tick->age;
-    peer->heard_ns = now;
+    peer->heard_ns = peer->tick_ns = now;
     peer->disk_id = tick->disk_id;
     peer->last_idx = tick->last_idx;
     peer->term = tick->term;

@@ -45,6 +45,7 @@ struct peer {
     /* What its ticks say; boot 0: none heard since this process started. */
     uint64_t boot, age, tick_number;
     uint64_t heard_ns, up_since_ns; /* of this boot of it */
+    uint64_t tick_ns;               /* when the last tick came, however it went on */
     uint64_t disk_id, last_idx, term;
     bool confirmed; /* it has echoed a tick of this process: what it says is newer than this boot */
     uint64_t echoed;    /* the highest of our ticks that it has echoed */

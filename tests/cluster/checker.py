@@ -11,7 +11,7 @@ Each partition is one log, and one state machine whose state is the number k of 
   answer        an answer that doesn't agree with the place in the log
   expected      a write whose expectation doesn't hold at its own position
   realtime      a write called when a later state had been proven already
-  order         commands of one connection took effect in another order than they were sent in
+  order         commands of one connection took effect in another order than they were sent in (a refusal has none)
   conflict      a refusal that was true at no state it may have seen
   read          no slice of the log, or of parts of transactions, or beyond its end
   stale         a strong read, or (where a bound is given) a default read, older than it may be
@@ -117,7 +117,7 @@ class Checker:
         self.finals, self.rafts, self.logs = {}, {}, {}
         self.done = {}      # partition -> ([time], [state proven by then])
         self.figures = {"events": 0, "ok": 0, "conflict": 0, "fail": 0, "unknown": 0, "reads": 0, "reads_failed": 0,
-                        "retries": 0, "delivered": 0, "stale_ms_max": 0.0, "codes": {}}
+                        "retries": 0, "delivered": 0, "late_refusals": 0, "stale_ms_max": 0.0, "codes": {}}
 
     def problem(self, kind, text):
         self.counts[kind] = self.counts.get(kind, 0) + 1
@@ -393,6 +393,7 @@ class Checker:
                 self._add_deliveries(steps, log, slot, parts)
         steps.sort(key=lambda step: step[:4])
         done, lasts, times, states = 0, {}, [], []
+        self.refused = {}
         for time, _, _, _, kind, item in steps:
             state = getattr(self, "_step_" + kind)(item, log, done, lasts)
             if state > done:
@@ -427,6 +428,7 @@ class Checker:
         if len(group.attempts) == 1 and group.first < lasts.get(attempt.conn, 0):
             self.problem("order", f"{group.name} stands at {group.first}, sent on connection {attempt.conn} behind "
                                   f"what stands before {lasts[attempt.conn]}")
+        self.figures["late_refusals"] += group.first < self.refused.get(attempt.conn, 0)
         lasts[attempt.conn] = max(group.last, lasts.get(attempt.conn, 0))
         return group.last
 
@@ -441,7 +443,9 @@ class Checker:
         if group.first is not None and state > group.first:
             self.problem("conflict", f"{group.name} was refused by state {state}, though stored at {group.first}")
             return 0
-        lasts[attempt.conn] = max(state, lasts.get(attempt.conn, 0))
+        # It has no effect: when its leader is lost it is asked for again, and the next leader may tell of what stands
+        # behind it in the same pipeline. An append that was sent after the refusal came is bound by real time.
+        self.refused[attempt.conn] = max(state, self.refused.get(attempt.conn, 0))
         return state
 
     def _step_strong(self, read, log, done, lasts):

@@ -57,6 +57,8 @@ class Runner:
         self.options, self.seed = options, seed
         self.result = Result()
         self.failed = []
+        self.operations = 0
+        self.level = "long" if options.long else "quick" if options.quick else "normal"
 
     def self_test(self):
         passed, failed, messages, kinds = self_test(2)
@@ -66,6 +68,11 @@ class Runner:
     def run(self, scenario):
         """One scenario on a cluster of its own; nothing that goes wrong in it keeps the next one from running."""
         print(f"--- {scenario.name}: {scenario.text}", flush=True)
+        why = scenario.why_not()
+        if why:
+            print(f"    SKIPPED: {scenario.name} was not run: {why}", flush=True)
+            self.result.skipped += 1
+            return
         begin, before = time.monotonic(), self.result.failed
         base = tempfile.mkdtemp(prefix=f"sierradb-{scenario.name}-", dir=self.options.dir)
         options = dict(scenario.options)
@@ -74,7 +81,7 @@ class Runner:
         try:
             network = kind(options.pop("nodes", 3), self.options.port)
             trial = Trial(base, network, self.seed, self.result, build=os.path.abspath(self.options.build),
-                          long=self.options.long, **options)
+                          level=self.level, **options)
             with trial:
                 trial.begin()
                 scenario.run(trial)
@@ -87,6 +94,7 @@ class Runner:
         finally:
             if network is not None:
                 network.close()
+        self.operations += trial.operations if trial else 0
         bad = self.result.failed > before
         if bad:
             self.failed.append(scenario.name)
@@ -100,6 +108,7 @@ class Runner:
             self.run(scenario)
 
     def finish(self):
+        print(f"{self.operations} operations checked")
         if self.failed:
             print("failed: " + " ".join(self.failed))
         self.result.finish()

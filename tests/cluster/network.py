@@ -6,6 +6,7 @@ Cuts, losses and delays are rules of the receiving node, each for one sender; "c
 the tests' clients run."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -18,6 +19,17 @@ def run(*command):
     if done.returncode != 0:
         raise OSError(f"{' '.join(command)}: {done.stderr.strip() or done.returncode}")
     return done.stdout
+
+
+def why_not():
+    """Why there can be no network namespaces here; empty: there can."""
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    missing = [name for name in ("ip", "iptables", "unshare") if shutil.which(name) is None]
+    if missing:
+        return f"no {' '.join(missing)} here"
+    done = subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False)
+    return "" if done.returncode == 0 else "no network namespaces here"
 
 
 class Loopback:

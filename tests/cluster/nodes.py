@@ -10,9 +10,11 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+from clock import Clock  # noqa: E402
+from disk import Disk  # noqa: E402
 from support import node as support_node  # noqa: E402
 from support import resp  # noqa: E402
-from support.node import process_alive, wait_for  # noqa: E402
+from support.node import process_alive, process_rss, process_stat, wait_for  # noqa: E402
 
 SECRET = "6f1d0c2a94b7e85339d1f0a7c46e2b58"
 PARTITIONS, BUCKETS = 32, 4
@@ -27,10 +29,16 @@ class ClusterNode(support_node.Node):
         self.cluster, self.index = cluster, index
         self.host = cluster.network.host(index)
         self.mounted = False
+        self.disk = self.clock = None
         super().__init__(os.path.join(cluster.base, f"n{index}"), cluster.network.client_port(index),
                          build=cluster.build, wait=None, log_path=os.path.join(cluster.base, f"n{index}.log"))
         self.config = dict(cluster.config)
         self.config.update(self.addresses())
+        if cluster.clocks:
+            self.clock = Clock(os.path.join(cluster.base, f"clock{index}"), self.build)
+            self.build = self.clock.build
+        if cluster.power:
+            self.disk = Disk(self.dir, cluster.build)
 
     def addresses(self):
         network = self.cluster.network
@@ -101,6 +109,9 @@ class ClusterNode(support_node.Node):
     def wipe(self):
         """Everything that a stopped node has stored is gone."""
         assert self.process is None
+        if self.disk is not None:
+            self.disk.wipe()
+            return
         for name in os.listdir(self.dir):
             path = os.path.join(self.dir, name)
             shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
@@ -111,10 +122,16 @@ class ClusterNode(support_node.Node):
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m", "sierradb-test", self.dir], check=True)
         self.mounted = True
 
+    def environment(self):
+        return super().environment() | (self.clock.environment() if self.clock else {})
+
     def unmount(self):
+        if self.disk is not None:
+            self.disk.close()
         if self.mounted:
             subprocess.run(["umount", "-l", self.dir], check=False)
             self.mounted = False
+        self.disk = self.clock = None
 
     def fill(self):
         """Not a byte is left on its file system; returns the path of the file that takes the room."""
@@ -153,10 +170,12 @@ class ClusterNode(support_node.Node):
 
 
 class Cluster:
-    """The nodes of a network; config: further keys for all of them. tmpfs: {node: MiB} of a file system of its own."""
+    """The nodes of a network; config: further keys for all of them. tmpfs: {node: MiB} of a file system of its own.
+    power: disks whose power can be cut (disk.py); clocks: that can be set (clock.py)."""
 
-    def __init__(self, network, base, config=None, build=None, tmpfs=None):
+    def __init__(self, network, base, config=None, build=None, tmpfs=None, power=False, clocks=False):
         self.network, self.base, self.count = network, base, network.count
+        self.power, self.clocks = power, clocks
         self.build = build or support_node.build_dir()
         self.config = dict(config or {})
         os.makedirs(base, exist_ok=True)

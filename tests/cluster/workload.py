@@ -5,10 +5,11 @@ history (history.py).
 
 CONFIG: name (of this process; part of every event's name), out (the history file), nodes: [[host, port], ...], writers,
 probers, readers, subscribers, seed, pause_ms (mean, between a writer's turns), probe_ms (between a prober's), hot (part
-of the appends that go to streams which all writers share), timeout_s (for an answer, then the connection is given up).
+of the appends that go to streams which all writers share), timeout_s (for an answer, then the connection is given up),
+mixed (most subscribers follow one partition).
 
 Commands on standard input, a line each, each answered with one line of JSON on standard output:
-    stats               {"acked": {bucket: count}, "errors": {...}, ...}
+    stats               {"acked": [count by partition], "errors": {...}, ...}
     stop                writers and readers end; appends whose outcome isn't known are sent again until it is
     finish TARGETS      subscribers go on until they have what TARGETS (JSON) says: {"p": {partition: length}, "s":
                         {"p stream": versions}}; then this process writes its history's end and leaves
@@ -16,6 +17,7 @@ Commands on standard input, a line each, each answered with one line of JSON on 
 
 import asyncio
 import collections
+import functools
 import hashlib
 import json
 import os
@@ -45,6 +47,7 @@ class Lost(Exception):
     """The connection ended, or gave no answer in time."""
 
 
+@functools.lru_cache(maxsize=4096)
 def payload_of(name):
     """What an event of this name holds: nothing, some hundred bytes, or now and then some thousand random ones."""
     digest = hashlib.blake2b(name.encode(), digest_size=32).digest()
@@ -136,7 +139,7 @@ class World:
         self.versions = {}            # hot (partition, stream) -> last version that anybody heard of
         self.recent = collections.deque(maxlen=400)  # (partition, sequence, id) acknowledged
         self.lengths = [0] * ACTIVE   # states that somebody has seen
-        self.acked = [0] * BUCKETS
+        self.acked = [0] * ACTIVE
         self.errors = collections.Counter()
         self.unresolved = 0
         self.delivered = 0
@@ -177,7 +180,7 @@ class World:
         self.recorder.add({"op": "problem", "kind": kind, "text": text})
 
     def stats(self):
-        return {"acked": dict(enumerate(self.acked)), "errors": dict(self.errors), "timeouts": self.timeouts,
+        return {"acked": self.acked, "errors": dict(self.errors), "timeouts": self.timeouts,
                 "connects": self.connects, "refused_connects": self.refused_connects, "unresolved": self.unresolved,
                 "delivered": self.delivered, "groups": self.groups}
 
@@ -358,7 +361,7 @@ class Writer:
             self.learn((append.p, stream), line["versions"][i])
             world.recent.append((append.p, line["first"] + i, line["ids"][i]))
         world.lengths[append.p] = max(world.lengths[append.p], line["first"] + len(stored))
-        world.acked[append.p % BUCKETS] += 1
+        world.acked[append.p] += 1
         return False
 
     def refused(self, append, line, text):
@@ -495,14 +498,20 @@ def check_content(world, event, where):
 
 
 class Subscriber:
-    """Follows all partitions, or one shared stream; goes on elsewhere when its connection is lost."""
+    """Follows all partitions, or one shared stream, or (mixed) one partition; goes on elsewhere when its connection is
+    lost."""
 
     def __init__(self, world, number):
         self.world, self.number = world, number
         self.name = f"{world.name}sub{number}"
         self.rng = random.Random(world.config["seed"] * 1000 + 700 + number)
         self.stream = HOT[number // 3 % len(HOT)] if number % 3 == 2 else None
-        self.next = [0] * ACTIVE if self.stream is None else [0]
+        self.partitions = list(range(ACTIVE))
+        if world.config.get("mixed") and number % 10 != 0:
+            self.partitions = [number % ACTIVE]
+        if self.stream is not None:
+            self.partitions = [self.stream[0]]
+        self.next = [0] * len(self.partitions)
         self.got = [[] for _ in self.next]
         self.subscription, self.cursor = None, -1
         self.lost = asyncio.Event()
@@ -529,8 +538,8 @@ class Subscriber:
         self.subscription, self.cursor = None, -1
         self.starts = list(self.next)
         if self.stream is None:
-            words = ["EPSUB", f"0-{ACTIVE - 1}", "FROM", "MAP"]
-            words += [f"{p}={start}" for p, start in enumerate(self.next)]
+            words = ["EPSUB", ",".join(map(str, self.partitions)), "FROM", "MAP"]
+            words += [f"{p}={start}" for p, start in zip(self.partitions, self.next)]
         else:
             words = ["ESUB", self.stream[1], "PARTITION_KEY", KEYS[self.stream[0]], "FROM", str(self.next[0])]
         reply, _ = await self.connection.wait(self.connection.send(*words, "WINDOW", str(WINDOW))[2])
@@ -564,7 +573,7 @@ class Subscriber:
         self.cursor = cursor
         check_content(self.world, event, self.name)
         if self.stream is None:
-            at, position = event[b"partition_id"], event[b"partition_sequence"]
+            at, position = self.partitions.index(event[b"partition_id"]), event[b"partition_sequence"]
         else:
             at, position = 0, event[b"stream_version"]
         self.got[at].append([position, event[b"event_id"].decode(), time])
@@ -583,12 +592,12 @@ class Subscriber:
             return False
         if self.stream is not None:
             return self.next[0] >= targets["s"][f"{self.stream[0]} {self.stream[1]}"]
-        return all(self.next[p] >= targets["p"][str(p)] for p in range(ACTIVE))
+        return all(position >= targets["p"][str(p)] for p, position in zip(self.partitions, self.next))
 
     def write(self):
         """What has come since the last time, as lines of the history."""
         for at, got in enumerate(self.got):
-            p, stream = (at, None) if self.stream is None else self.stream
+            p, stream = self.partitions[at], self.stream and self.stream[1]
             self.world.recorder.add({
                 "op": "sub", "name": self.name, "conn": self.connection.number, "node": self.connection.node, "p": p,
                 "key": KEYS[p] if stream else None, "stream": stream, "from": self.starts[at], "got": got})

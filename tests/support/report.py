@@ -10,7 +10,7 @@ signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 class Result:
     def __init__(self):
-        self.passed = self.failed = 0
+        self.passed = self.failed = self.skipped = 0
 
     def expect(self, good, what):
         self.passed += bool(good)
@@ -28,5 +28,6 @@ class Result:
             self.expect(False, f"{type(error).__name__}: {error}")
 
     def finish(self):
-        print(f"{self.passed} passed, {self.failed} failed")
+        skipped = f", {self.skipped} skipped" if self.skipped else ""
+        print(f"{self.passed} passed, {self.failed} failed{skipped}")
         sys.exit(1 if self.failed or not self.passed else 0)

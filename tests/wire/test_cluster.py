@@ -4,6 +4,7 @@ import datetime
 import json
 import os
 import re
+import signal
 
 import pytest
 from support import ids
@@ -228,6 +229,37 @@ def test_a_stopping_node_hands_over(cluster):
     node.start(wait=False)
     cluster.wait_ok()
     assert cluster.report(stays)["nodes"][leaving]["boot"] > report["nodes"][leaving]["boot"]
+
+
+def test_a_node_that_has_just_started_refuses_nothing(cluster):
+    """That its buckets haven't heard of the others yet is no lack of a quorum: what comes early waits."""
+    cluster.wait_ok()
+    node, others = cluster.nodes[0], [other.child("netd") for other in cluster.nodes[1:]]
+    streams = [ids.stream_in_partition("started", bucket) for bucket in range(BUCKETS)]
+    node.stop()
+    for pid in others:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        node.start(wait=False)
+        with wait_for("a connection", lambda: connection(node), every=0.001) as client:
+            for stream in streams:
+                client.send("EAPPEND", stream, "E", "EXPECTED_VERSION", "empty")
+            silent = client.silent(0.5)
+            for pid in others:
+                os.kill(pid, signal.SIGCONT)
+            replies = [client.reply() for _ in streams] if silent else client.read()
+    finally:
+        for pid in others:
+            os.kill(pid, signal.SIGCONT)
+    assert silent and [reply["stream_version"] for reply in replies] == [0] * BUCKETS
+    cluster.wait_ok()
+
+
+def connection(node):
+    try:
+        return node.client(3, timeout=20.0)
+    except OSError:
+        return None
 
 
 def test_all_stop_cleanly(cluster):

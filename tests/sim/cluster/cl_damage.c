@@ -149,6 +149,9 @@ void cl_damage_wipe(struct cl_node *node)
     sim_disk_set_name(node->node.disk, node->node.name);
     node->rot_count = 0;
     node->wiped = true;
+    /* Numbers of processes come from the clock where the disk knows of none. */
+    if (node->boots % 2 == 0)
+        node->boots_behind += CL_BOOT_BEHIND;
     node->voter_idx = 0;
     oracle_on_damage(cluster->oracle, node->index, DAMAGE_WIPED);
 }

@@ -81,7 +81,7 @@ static void on_start_time(void *ctx, uint64_t number)
     if (cluster->over || number != node->start_number || node->node.bucket != NULL)
         return;
     cl_faults_plan_recovery(node);
-    node->node.config.boot = ++node->boots;
+    node->node.config.boot = CL_BOOT_FIRST + ++node->boots - node->boots_behind;
     node->state = CL_RECOVERING;
     node->io_errors_at_start = node->node.counters.io_errors;
     uint64_t deaths = node->node.counters.recovery_deaths;
@@ -186,7 +186,7 @@ static void on_end(void *ctx, enum node_end end)
     if (was_up)
         cl_links_on_node_down(cluster, node->index, end == NODE_POWER_CUT);
     if (end != NODE_POWER_CUT)
-        cl_net_notice(cluster, node->index, node->boots);
+        cl_net_notice(cluster, node->index, node->node.config.boot);
     else
         set_clock(node);
     if (node->node.disk_given_up)

@@ -13,6 +13,9 @@
 
 #define CL_NODES_MAX   7u
 #define CL_CLIENTS_MAX 8u
+/* Numbers of processes; a lost disk may take some back. */
+#define CL_BOOT_FIRST  (UINT64_C(1) << 40)
+#define CL_BOOT_BEHIND (UINT64_C(1) << 20)
 
 /* Every fault belongs to a class; a seed draws which classes it has, and shrinking switches them
  * off one by one (--without name,name). Each class draws from a generator of its own, so that what
@@ -123,7 +126,8 @@ struct cl_node {
     enum cl_node_state state; /* CL_UP: it hears peers and clients */
     bool replica;             /* one of the bucket's replicas: others hold no process */
     struct node node;         /* disk, process; node.bucket is NULL where none runs */
-    uint64_t boots;           /* of processes; config.boot of the running one */
+    uint64_t boots;           /* of processes */
+    uint64_t boots_behind;    /* see cl_damage_wipe */
     uint64_t start_number;    /* of the planned start that counts */
     uint64_t started_ns;
     uint64_t netd_down_until_ns;
