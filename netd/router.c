@@ -188,6 +188,8 @@ void router_tick(struct router *router, uint64_t now_ms)
     router->now_ms = now_ms;
     for (uint32_t i = 0; i < router->route_count; i++) {
         struct route *route = &router->routes[i];
+        if (route_is_up(route))
+            route->up_ms = now_ms;
         if (route->target_count > 1) {
             take_back_silent(route, now_ms);
             route_choose_follow(route, now_ms);

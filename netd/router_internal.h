@@ -44,6 +44,7 @@ struct route {
     struct target *follow;        /* whom its partitions are followed at; NULL: nobody is up */
     uint64_t leader, leader_term; /* node + 1; 0: not known */
     uint32_t next_try;
+    uint64_t up_ms;           /* some target was, at the tick then */
     bool down;                /* the supervisor gave the local process up for now */
     struct call_list appends; /* waiting */
     struct call_list frame;   /* sent, in order */
@@ -105,8 +106,8 @@ void route_release(struct route *route);
 /* Whom to ask; NULL: nobody now. */
 struct target *route_append_target(struct route *route, uint64_t now_ms);
 struct target *route_read_target(struct route *route, const struct call *call, uint64_t now_ms);
-/* Every replica that is up has said not long ago that it sees no quorum; and this netd has run for
- * long enough to tell. */
+/* Every replica that is up has said not long ago that it sees no quorum, or none was up for long;
+ * and this netd has run for long enough to tell. */
 bool route_has_no_quorum(const struct route *route, uint64_t now_ms);
 /* A fail_reply's hint. */
 void route_learn_leader(struct route *route, uint64_t leader, uint64_t term);

@@ -12,6 +12,9 @@
  * begin at once nobody leads yet: that is no reason to refuse. Links take about a second, an
  * election one more. */
 #define APPEAR_MS 3000u
+/* A node from which none of a bucket's replicas is reached for so long sees no quorum; shorter, it
+ * may be a link that breaks and is made again. */
+#define UNREACHED_MS 2000u
 
 static void on_up(void *ctx, struct link *link);
 static void on_down(void *ctx, struct link *link);
@@ -168,7 +171,9 @@ bool route_has_no_quorum(const struct route *route, uint64_t now_ms)
             return false;
         any |= target->up;
     }
-    return any;
+    /* One process that is its bucket's only replica is waited for. */
+    bool others = route->target_count > 1 || route->local == NULL;
+    return any || (others && now_ms - route->up_ms >= UNREACHED_MS);
 }
 
 void route_learn_leader(struct route *route, uint64_t leader, uint64_t term)

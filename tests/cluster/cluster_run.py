@@ -11,7 +11,6 @@ import traceback
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-import discovery  # noqa: E402, F401
 import soak  # noqa: E402
 from checker_self_test import self_test  # noqa: E402
 from network import Loopback, Namespaces  # noqa: E402

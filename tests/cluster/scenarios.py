@@ -1,6 +1,7 @@
 """All scenarios: each is one function of a Trial that runs, in the file of its topic; what it finds goes to
 trial.expect, trial.goal and trial.say."""
 
+import discovery  # noqa: F401
 import scenarios_catchup  # noqa: F401
 import scenarios_client  # noqa: F401
 import scenarios_clock  # noqa: F401

@@ -111,23 +111,53 @@ def flipped_byte(trial):
     trial.finish()
 
 
+@scenario(config={"segment.size_bytes": 1 << 20})
+def set_aside(trial):
+    """A down node's logs lose what tells their ends: they are set aside, and the node is rebuilt from the others"""
+    cluster = trial.cluster
+    node = cluster.nodes[(busiest(cluster) + 1) % cluster.count]
+    trial.run_for(4.0)
+    trial.fault(f"both copies of the newest checkpoints of node {node.index} changed while it is down")
+    node.kill()
+    buckets = node.segments()
+    for paths in buckets.values():
+        for copy in (4096, 8192):
+            flip_at(paths[-1], copy + 50)
+    begin = time.monotonic()
+    node.start()
+    trial.wait_progress("with a node that has set its logs aside")
+    cluster.wait_settled(60.0)
+    trial.say(f"set aside: node {node.index} is whole again after {time.monotonic() - begin:.2f} s")
+    aside = [bucket for bucket in buckets
+             if os.path.isdir(os.path.join(node.dir, "buckets", f"{bucket:05d}", "damaged"))]
+    trial.expect(aside == list(buckets), f"all logs are set aside: {aside} of {list(buckets)}")
+    other = cluster.nodes[(node.index + 1) % cluster.count]
+    trial.fault("another node killed")
+    other.kill()
+    trial.wait_progress("with the rebuilt node's votes", timeout=15.0)
+    other.start()
+    cluster.wait_settled(60.0)
+    trial.healed()
+    trial.finish()
+
+
+def flip_at(path, at):
+    with open(path, "r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 0x40]))
+
+
 def flip(path, rng):
     """Changes a byte in the first half of what is written."""
-    with open(path, "r+b") as file:
-        data = file.read()
-        end = len(data.rstrip(b"\0"))
-        at = rng.randrange(min(16384, end // 4), max(16385, end // 2))
-        file.seek(at)
-        file.write(bytes([data[at] ^ 0x40]))
+    with open(path, "rb") as file:
+        end = len(file.read().rstrip(b"\0"))
+    flip_at(path, rng.randrange(min(16384, end // 4), max(16385, end // 2)))
 
 
 def flip_event(node, path, rng):
     """Changes a byte of an event of a sealed segment: reads notice it. What else stands there nobody reads until a
     replica is fed from it, or `sierradb verify` runs."""
     events = re.findall(r"(?m)^    @(\d+) event ", node.cli("dump", path, check=False).stdout)
-    with open(path, "r+b") as file:
-        at = int(rng.choice(events)) + rng.randrange(72)
-        file.seek(at)
-        byte = file.read(1)[0]
-        file.seek(at)
-        file.write(bytes([byte ^ 0x40]))
+    flip_at(path, int(rng.choice(events)) + rng.randrange(72))

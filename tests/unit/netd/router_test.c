@@ -155,6 +155,29 @@ START_TEST(no_quorum_anywhere_fails_at_once)
 }
 END_TEST
 
+START_TEST(nobody_in_reach_is_no_quorum)
+{
+    struct test_call append, next;
+    world_pass(100);
+    for (unsigned i = 0; i < 3; i++)
+        router_node_state(world.router, world.replicas[i], false);
+    world_submit(&append, TAG_append_req, 5);
+    world_pass(1500);
+    ck_assert_uint_eq(append.done, 0); /* they may be back at once */
+    world_pass(600);
+    ck_failed(&append, ERR_NO_QUORUM);
+    world_submit(&next, TAG_append_req, 5);
+    world_flush();
+    ck_failed(&next, ERR_NO_QUORUM);
+    router_node_state(world.router, world.replicas[1], true);
+    world_pass(100);
+    world_submit(&append, TAG_append_req, 5);
+    world_flush();
+    world_stored(world_next_of(TAG_append_req), 0);
+    ck_stored(&append);
+}
+END_TEST
+
 START_TEST(one_that_sees_a_quorum_is_enough)
 {
     struct test_call append;
@@ -274,12 +297,12 @@ START_TEST(unsent_call_ends_without_effect)
 {
     for (unsigned i = 0; i < 3; i++)
         router_node_state(world.router, world.replicas[i], false);
-    struct test_call append;
-    world_submit(&append, TAG_append_req, 5);
+    struct test_call read;
+    world_submit(&read, TAG_sequence_req, 5);
     world_pass(29000);
-    ck_assert_uint_eq(append.done, 0);
+    ck_assert_uint_eq(read.done, 0);
     world_pass(1001);
-    ck_failed(&append, ERR_DOWN);
+    ck_failed(&read, ERR_DOWN);
 }
 END_TEST
 
@@ -324,6 +347,7 @@ int main(void)
     tcase_add_test(tcase, lost_node_gives_its_calls_back);
     tcase_add_test(tcase, silent_process_is_left_while_its_node_lives);
     tcase_add_test(tcase, no_quorum_anywhere_fails_at_once);
+    tcase_add_test(tcase, nobody_in_reach_is_no_quorum);
     tcase_add_test(tcase, one_that_sees_a_quorum_is_enough);
     tcase_add_test(tcase, a_node_that_begins_waits_for_the_others_to_appear);
     tcase_add_test(tcase, nodes_that_begin_together_wait_for_an_election);
