@@ -179,8 +179,8 @@ static void add_replica(const struct node *node, const struct supervised *c, str
 /* Takes the next "name value\n" off *text. */
 static bool next_stat(struct span *text, struct span *ret_name, struct span *ret_value)
 {
-    const uint8_t *end = memchr(text->ptr, '\n', text->len);
-    if (text->len == 0 || end == NULL)
+    const uint8_t *end = text->len > 0 ? memchr(text->ptr, '\n', text->len) : NULL;
+    if (end == NULL)
         return false;
     struct span line = span_of(text->ptr, (size_t)(end - text->ptr));
     *text = span_of(end + 1, text->len - line.len - 1);
