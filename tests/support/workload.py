@@ -4,6 +4,7 @@ Every event id says which client made it and as its how manieth. What a client w
 end; the checker (history.py) compares it with what the store holds.
 """
 
+import contextlib
 import multiprocessing
 import pickle
 import random
@@ -25,9 +26,18 @@ class Shared:
     def __init__(self, writers):
         self.writers = writers
         self.acked = multiprocessing.Array("Q", writers * BUCKETS)
-        self.disconnects = multiprocessing.Value("Q", 0)  # netd or everything was killed so often
+        self.disconnects = multiprocessing.Value("Q", 0)  # odd: netd or everything is being killed
         self.stop = multiprocessing.Event()
         self.settled = multiprocessing.Event()  # the writers have ended
+
+    @contextlib.contextmanager
+    def disconnecting(self):
+        """Around a kill: whoever connects meanwhile may meet the process that is about to die."""
+        for step in range(2):
+            with self.disconnects.get_lock():
+                self.disconnects.value += 1
+            if step == 0:
+                yield
 
     def bucket_progress(self, bucket):
         return sum(self.acked[writer * BUCKETS + bucket] for writer in range(self.writers))
@@ -62,7 +72,7 @@ class Base:
             time.sleep(0.005)
 
     def lost(self, error):
-        if self.shared.disconnects.value == self.epoch:
+        if self.shared.disconnects.value == self.epoch and self.epoch % 2 == 0:
             self.errors.append(f"client {self.number}: disconnected without a kill: {error!r}")
         self.client.close()
         self.client = None
