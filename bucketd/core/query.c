@@ -130,6 +130,8 @@ void query_forget_places(struct bucket *bucket)
 {
     for (struct query *query = bucket->queries; query != NULL; query = query->next)
         fetcher_forget(&query->fetcher);
+    for (struct query *query = bucket->queries_free; query != NULL; query = query->next)
+        fetcher_forget(&query->fetcher);
     fetcher_forget(&bucket->append.fetcher);
 }
 
