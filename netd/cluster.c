@@ -60,6 +60,7 @@ struct cluster {
 static void on_item(void *ctx, uint32_t node, uint64_t boot, uint32_t bucket, enum relay_kind kind,
                     struct span bytes);
 static void on_node(void *ctx, uint32_t node, uint64_t boot, bool alive);
+static void on_gone(void *ctx, uint32_t node);
 static void on_gossip(void *ctx, uint32_t node);
 static void be_patient(struct cluster *cluster);
 static void on_patience_end(uv_timer_t *timer);
@@ -100,8 +101,11 @@ enum err cluster_new(const struct cluster_config *config, struct cluster **ret_c
                                             .cluster_id = config->cluster_id,
                                             .boot = config->boot,
                                             .age_ms = config->age_ms};
-        struct peers_callbacks callbacks = {
-            .ctx = cluster, .on_item = on_item, .on_node = on_node, .on_gossip = on_gossip};
+        struct peers_callbacks callbacks = {.ctx = cluster,
+                                            .on_item = on_item,
+                                            .on_node = on_node,
+                                            .on_gone = on_gone,
+                                            .on_gossip = on_gossip};
         if (c->network.peers.count > 0)
             config_print_peer(&c->network.peers.list[cluster->self], &cluster->self_name);
         err = peers_new(config->loop, &peers_config, &callbacks, &cluster->peers);
@@ -194,6 +198,23 @@ static void on_node(void *ctx, uint32_t node, uint64_t boot, bool alive)
                 out, &(struct msg_relay){.kind = RELAY_LINK_LOST, .node = node, .boot = boot});
     }
     router_node_state(cluster->config.router, node, alive);
+}
+
+/* As if its supervisor had told the end of each process. Should one live all the same, it can't be
+ * reached, and is heard again as soon as it can. */
+static void on_gone(void *ctx, uint32_t node)
+{
+    struct cluster *cluster = ctx;
+    struct buf notice = {0};
+    msg_pack_peer_down(&notice, &(struct msg_peer_down){.node = node, .boot = UINT64_MAX});
+    for (uint32_t i = 0; i < cluster->bucket_count; i++) {
+        struct buf *out = router_local_outbox(cluster->config.router, i);
+        if (out != NULL)
+            msg_pack_relay(out, &(struct msg_relay){.kind = RELAY_NOTICE,
+                                                    .node = node,
+                                                    .bytes = buf_span(&notice)});
+    }
+    buf_release(&notice);
 }
 
 static void on_gossip(void *ctx, uint32_t node)

@@ -253,8 +253,11 @@ static void on_connect(uv_connect_t *request, int status)
     if (status != 0) {
         log_debug(wire->log, "peer.unreachable", "node=%u address=\"%s\" error=\"%s\"", dial->node,
                   dial->address, uv_strerror(status));
+        bool named = dial->address_next <= dial->hints_from;
         pause_longer(dial);
         hang_up(dial);
+        if (status == UV_ECONNREFUSED && named)
+            wire->callbacks.on_refused(wire->callbacks.ctx, dial->node);
         return;
     }
     enter(dial, DIAL_CONNECTED);

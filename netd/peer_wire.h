@@ -37,6 +37,8 @@ struct peer_wire_callbacks {
     void (*on_source_lost)(void *ctx, struct peer_source *source);
     void (*on_connected)(void *ctx, uint32_t node);
     void (*on_disconnected)(void *ctx, uint32_t node);
+    /* The machine at an address of the node's name was reached, and nobody listens there. */
+    void (*on_refused)(void *ctx, uint32_t node);
     /* The one thing that may come back on a connection that we made. False: it says nothing. */
     bool (*on_vouch)(void *ctx, uint32_t node, const uint8_t vouch[static PEER_VOUCH_BYTES]);
     /* The node's connection takes the next frame. */

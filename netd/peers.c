@@ -16,6 +16,9 @@
 #define BURST_MAX 4u
 /* Ticks that far apart: this process stood still, not the others. */
 #define STALL_MS 1000u
+/* Where nobody listens so long after a session's end, nobody is about to: a netd that is started
+ * again listens after some 10 ms. */
+#define GONE_MS 250u
 /* Nodes that aren't there for so long are mentioned, all of them in one line so often, and get
  * hellos less often. */
 #define ABSENT_MS       60000u
@@ -36,6 +39,7 @@ static void session_over(struct peer_node *node, const char *why);
 static void on_source_lost(void *ctx, struct peer_source *source);
 static void on_connected(void *ctx, uint32_t node);
 static void on_disconnected(void *ctx, uint32_t node);
+static void on_refused(void *ctx, uint32_t node);
 static void on_ready(void *ctx, uint32_t node);
 static unsigned give_hints(void *ctx, uint32_t node, struct sockaddr_storage *to, unsigned max);
 static void push(struct peer_node *node);
@@ -100,6 +104,7 @@ enum err peers_new(uv_loop_t *loop, const struct peers_config *config,
                                      .on_source_lost = on_source_lost,
                                      .on_connected = on_connected,
                                      .on_disconnected = on_disconnected,
+                                     .on_refused = on_refused,
                                      .on_vouch = on_vouch,
                                      .on_ready = on_ready,
                                      .hints = c->network.mdns ? give_hints : NULL,
@@ -350,6 +355,20 @@ static void on_disconnected(void *ctx, uint32_t node)
     end_session(&peers->nodes[node], "connection lost");
 }
 
+static void on_refused(void *ctx, uint32_t number)
+{
+    struct peers *peers = ctx;
+    struct peer_node *node = &peers->nodes[number];
+    bool waited = uv_now(peers->loop) - node->changed_ms >= GONE_MS;
+    if (node->alive || node->gone || node->stats.sessions == 0 || !waited)
+        return;
+    node->gone = true;
+    log_info(peers->log, "peer.gone", "node=%u name=\"%.*s\"", node->node, (int)node->name.len,
+             (char *)node->name.ptr);
+    if (peers->callbacks.on_gone != NULL)
+        peers->callbacks.on_gone(peers->callbacks.ctx, number);
+}
+
 static void on_source_lost(void *ctx, struct peer_source *source)
 {
     struct peers *peers = ctx;
@@ -498,6 +517,7 @@ static void begin_session(struct peer_node *node, const struct msg_peer_hello *h
     struct peers *peers = node->peers;
     ASSERT(node->session.open && !node->alive);
     node->alive = true;
+    node->gone = false;
     node->boot = node->last_boot = node->session.boot;
     node->changed_ms = uv_now(peers->loop);
     node->hello_due = node->gossip_due = true;

@@ -32,6 +32,9 @@ struct peers_callbacks {
                     struct span bytes);
     /* A session began (alive) or ended; they alternate for each node. `boot` is the session's. */
     void (*on_node)(void *ctx, uint32_t node, uint64_t boot, bool alive);
+    /* For a while nobody has listened where a node was whose session has ended: none of its
+     * processes will be heard soon. Once after each session at most. May be NULL. */
+    void (*on_gone)(void *ctx, uint32_t node);
     /* News in peers_get_node(node). May be NULL. */
     void (*on_gossip)(void *ctx, uint32_t node);
 };

@@ -23,6 +23,7 @@ struct peer_node {
     bool connected;             /* our connection to it */
     bool alive;                 /* as the callbacks were told; boot is that session's */
     uint64_t boot;
+    bool gone; /* said so since its last session */
     bool hello_due, gossip_due;
     uint64_t heartbeat_ms; /* between two gossips to it */
     unsigned answers_left; /* hellos that its hellos may ask for until the next tick */

@@ -269,6 +269,11 @@ static void strike_pause(struct cluster *cluster, struct prng *prng)
     cluster->totals.pauses++;
     node_pause(&victim->node,
                cluster->sched.now_ns + prng_range(prng, MS, cluster->swarm.pause_ns_max));
+    /* Its netd may be gone, and the others take it for dead; or it is a rumour. */
+    if (prng_chance(prng, 300000))
+        cl_net_notice(cluster, victim->index, UINT64_MAX);
+    if (prng_chance(prng, 100000))
+        cl_net_notice(cluster, pick_victim(cluster, prng)->index, UINT64_MAX);
 }
 
 static void strike_stop(struct cluster *cluster, struct prng *prng)

@@ -98,6 +98,13 @@ static void on_item(void *ctx, uint32_t from, uint64_t boot, uint32_t bucket, en
         node->on_item(node, from, boot, bucket, kind, bytes);
 }
 
+static void on_gone(void *ctx, uint32_t of)
+{
+    struct test_node *node = ctx;
+    ASSERT(!node->alive[of]);
+    node->gones[of]++;
+}
+
 static void on_timer(uv_timer_t *timer)
 {
     struct test_node *node = timer->data;
@@ -129,8 +136,11 @@ void test_node_start(struct test_cluster *cluster, uint32_t index, uint64_t boot
     node->boot = boot;
     node->log = (struct log){.level = LOG_INFO, .sink = keep_line, .sink_ctx = node};
     snprintf(node->log.proc, sizeof node->log.proc, "node-%u", index);
-    struct peers_callbacks callbacks = {
-        .ctx = node, .on_item = on_item, .on_node = on_node, .on_gossip = on_gossip};
+    struct peers_callbacks callbacks = {.ctx = node,
+                                        .on_item = on_item,
+                                        .on_node = on_node,
+                                        .on_gone = on_gone,
+                                        .on_gossip = on_gossip};
     struct peers_config config = {
         .config = &node->config,
         .log = &node->log,

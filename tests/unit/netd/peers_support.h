@@ -20,7 +20,8 @@ struct test_node {
     uv_prepare_t prepare;
     bool alive[TEST_NODES_MAX];
     uint64_t boots[TEST_NODES_MAX];
-    unsigned ups[TEST_NODES_MAX], downs[TEST_NODES_MAX], gossips[TEST_NODES_MAX];
+    unsigned ups[TEST_NODES_MAX], downs[TEST_NODES_MAX], gossips[TEST_NODES_MAX],
+        gones[TEST_NODES_MAX];
     uint64_t items, item_bytes;
     /* May be NULL. */
     void (*on_item)(struct test_node *node, uint32_t from, uint64_t boot, uint32_t bucket,

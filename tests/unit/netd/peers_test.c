@@ -225,6 +225,13 @@ static bool zero_and_two_lost_one(struct test_cluster *unused)
     return !cluster.nodes[0].alive[1] && !cluster.nodes[2].alive[1];
 }
 
+static bool zero_and_two_found_one_gone(struct test_cluster *unused)
+{
+    (void)unused;
+    unsigned downs = cluster.nodes[0].downs[1];
+    return cluster.nodes[0].gones[1] == downs && cluster.nodes[2].gones[1] == downs;
+}
+
 START_TEST(a_node_comes_back_with_a_new_boot)
 {
     start_all();
@@ -239,6 +246,10 @@ START_TEST(a_node_comes_back_with_a_new_boot)
         ck_assert(!peers_send(cluster.nodes[0].peers, 1, 0, RELAY_PEER, 0, span_str("nobody")));
         ck_assert_uint_eq(peers_boot(cluster.nodes[0].peers, 1), 0);
         exchange(100);
+        /* Nobody listens there: told once, however often that is found. */
+        test_run_until(&cluster, zero_and_two_found_one_gone, 5);
+        ck_assert_uint_lt(uv_hrtime() - lost_at, 1500000000);
+        test_run_for(&cluster, 300);
         test_node_start(&cluster, 1, boot, "");
         for (unsigned i = 0; i < 3; i++)
             traffic.sent[1][i] = traffic.got[1][i] = 0;
@@ -250,6 +261,8 @@ START_TEST(a_node_comes_back_with_a_new_boot)
     exchange(100);
     ck_assert_uint_eq(cluster.nodes[0].ups[1], 6);
     ck_assert_uint_eq(cluster.nodes[0].downs[1], 5);
+    ck_assert_uint_eq(cluster.nodes[0].gones[1], 5);
+    ck_assert_uint_eq(cluster.nodes[0].gones[2], 0);
     ck_assert_uint_eq(cluster.nodes[0].ups[2], 1);
     ck_assert_uint_ge(info_of(0, 1).stats.items_dropped, 10);
 }
