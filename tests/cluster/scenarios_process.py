@@ -209,6 +209,33 @@ def rolling_restart(trial):
     trial.goal(max(gaps) < 1.5, "gaps of a rolling restart below 1.5 s")
 
 
+@scenario(config={"cluster.balance_leaders": True, "replication.election_timeout_ms": 300})
+def balance(trial):
+    """A killed node returns: after 30 timeouts it leads again what it should, by transfer, and no client is refused"""
+    cluster = trial.cluster
+    wished = {bucket["bucket"]: bucket["replicas"][0]["node"] for bucket in cluster.report()["buckets"]}
+    wait_for("leaders where they should be", lambda: cluster.leaders() == wished, 30.0, 0.1)
+    index = busiest(cluster)
+    trial.fault(f"node {index} killed")
+    cluster.nodes[index].kill()
+    trial.wait_progress("without the node that leads most")
+    cluster.nodes[index].start()
+    cluster.wait_settled()
+    start, begin = trial.fault("the node is back"), time.monotonic()
+    moved = cluster.leaders()
+    trial.expect(moved != wished, f"another node leads what it led: {moved}")
+    wait_for("leaders where they should be, again", lambda: cluster.leaders() == wished, 60.0, 0.1)
+    trial.say(f"balance: leaders are where they should be {time.monotonic() - begin:.1f} s after the node's return")
+    trial.run_for(2.0)
+    end = now()
+    trial.healed()
+    trial.finish()
+    gaps = [trial.gap(bucket, start, end) for bucket in range(BUCKETS)]
+    told = trial.refusals(None, start, end)
+    trial.say(f"balance: longest gap in a bucket meanwhile {max(gaps):.2f} s; clients were told {told or 'nothing'}")
+    trial.expect(not told, f"no refused write while leaders move: {told}")
+
+
 @scenario(network="loopback", nodes=5)
 def five_nodes(trial):
     """Five nodes, each bucket on three of them: two nodes are killed, one after the other and at once"""
