@@ -28,6 +28,7 @@
 #define LENGTH_BYTES 4u
 
 static void begin_round(struct dial *dial);
+static bool wants_look_up(struct dial *dial);
 static void look_up(struct dial *dial);
 static bool literal_address(struct dial *dial);
 static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *list);
@@ -61,9 +62,7 @@ void dial_tick(struct dial *dial, uint64_t now_ms)
             return;
         if (dial->address_next < dial->address_count && !dial->late)
             connect_next(dial);
-        else if (dial->peer == NULL || dial->late || literal_address(dial))
-            begin_round(dial);
-        else if (!dial->looking_up && dial->wire->resolving < RESOLVE_MAX)
+        else if (wants_look_up(dial))
             look_up(dial);
         else
             begin_round(dial);
@@ -147,6 +146,13 @@ static bool literal_address(struct dial *dial)
     dial->named[0] = address;
     dial->named_count = 1;
     return true;
+}
+
+/* Before a round; not where the answer is here already, or under way, or too many are asked. */
+static bool wants_look_up(struct dial *dial)
+{
+    return dial->peer != NULL && !dial->late && !literal_address(dial) && !dial->looking_up &&
+           dial->wire->resolving < RESOLVE_MAX;
 }
 
 static void look_up(struct dial *dial)

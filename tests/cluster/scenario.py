@@ -64,6 +64,15 @@ def outage(trial, label, faults, others=True):
         trial.goal(slow < PAUSE_OTHERS_S, f"{label}: p99 of the other buckets below {PAUSE_OTHERS_S} s")
 
 
+def show_votes(trial, other):
+    """A rebuilt node's new disk must count: with another node away there is a quorum only by its votes."""
+    trial.fault(f"node {other.index} killed")
+    other.kill()
+    trial.wait_progress("with the rebuilt node's votes", timeout=15.0)
+    other.start()
+    trial.cluster.wait_settled()
+
+
 def led_by(cluster, index):
     return [bucket for bucket, node in cluster.leaders().items() if node == index]
 
